@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* json - the strict gate before cJSON: RFC 8259 grammar, UTF-8, depth, checked in one pass over the
+ * bytes without recursion or allocation. cJSON alone accepts what the RFC does not. */
+#ifndef KVASIR_BASE_JSON_H
+#define KVASIR_BASE_JSON_H
+
+#include <stddef.h>
+
+#include "common/base/err.h"
+
+struct cJSON;
+
+/* 0 when [text, text+len) is exactly one JSON text with nesting at most depth_max. ERR_INPUT:
+ * "json: offset N: why". Lone surrogate escapes are refused; "\u0000" is accepted by the grammar. A BOM is refused. */
+int json_check(const char *text, size_t len, unsigned depth_max, struct err *err);
+
+/* json_check, then cJSON_ParseWithLength. Duplicate keys of the top object are refused. The caller
+ * owns *ret_json (cJSON_Delete). cJSON strings are NUL-terminated, so an escaped NUL inside a string is
+ * refused here with its offset. */
+int json_parse(const char *text, size_t len, unsigned depth_max, struct cJSON **ret_json, struct err *err);
+
+#endif
