@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* pool - the daemon's view of the page pool: descriptors and the free list. Works on memory it is
+ * given, so that a simulation runs it on plain memory; segment.h makes and maps the real one.
+ *
+ * Single-threaded; the only writer of the descriptors (rule 1). Does not know prefixes: prefix.c in
+ * the daemon does. Conservation: free + filling + sealed == page_count, checked by pool_check(). */
+#ifndef KVASIR_SHM_POOL_H
+#define KVASIR_SHM_POOL_H
+
+#include <stddef.h>
+
+#include "common/base/err.h"
+#include "common/shm/layout.h"
+
+struct pool; // opaque; private memory of the daemon
+
+struct pool_owner { // identity stored in the header
+    int64_t pid;
+    uint64_t start;
+    uint64_t epoch;
+};
+
+uint64_t pool_page_bytes(enum kv_type type, uint32_t layer_count, uint32_t head_count_kv, uint32_t head_dims);
+size_t pool_meta_bytes(const struct pool_geometry *geometry); // size of the meta segment
+uint64_t pool_layout_sum(void);
+
+/* Formats meta (zeroed, meta_bytes long, page-aligned) and stores the magic last. Borrows meta until
+ * pool_free, which leaves the content as it is. */
+int pool_format(void *meta, size_t meta_bytes, const struct pool_geometry *geometry,
+                const struct pool_owner *owner, struct pool **ret_pool, struct err *err);
+void pool_free(struct pool *pool); // NULL is fine
+
+/* Verifies a mapped meta segment's header (any process): magic, version, sum, sizes, offsets. */
+int pool_header_verify(const void *meta, size_t meta_bytes, struct err *err);
+
+const struct pool_geometry *pool_geometry(const struct pool *pool);
+const struct page_desc *pool_desc(const struct pool *pool, uint32_t page_idx);
+const uint32_t *pool_tokens(const struct pool *pool, uint32_t page_idx); // (page_tokens)
+
+uint32_t pool_free_count(const struct pool *pool);
+uint32_t pool_filling_count(const struct pool *pool);
+uint32_t pool_sealed_count(const struct pool *pool);
+
+/* FREE -> FILLING with refcount 1. -ENOSPC when no page is free (the caller evicts first). */
+int pool_grant(struct pool *pool, uint64_t now_ns, uint32_t *ret_page_idx);
+/* Records tokens [filled, filled + count) of a FILLING page after the step that computed them. */
+void pool_fill(struct pool *pool, uint32_t page_idx, const uint32_t *tokens, uint32_t count);
+/* FILLING and full -> SEALED. sums: (rank_count) payload checksums. parent: PAGE_NONE or a SEALED page. */
+void pool_seal(struct pool *pool, uint32_t page_idx, struct hash128 key, uint32_t parent,
+               const uint64_t *sums);
+/* Drops a FILLING page, refcount 1 -> FREE. */
+void pool_drop(struct pool *pool, uint32_t page_idx);
+void pool_pin(struct pool *pool, uint32_t page_idx, uint64_t now_ns);   // SEALED: refcount + 1
+void pool_unpin(struct pool *pool, uint32_t page_idx, uint64_t now_ns); // SEALED: refcount - 1
+/* SEALED, refcount 0, no children -> FREE. */
+void pool_evict(struct pool *pool, uint32_t page_idx);
+
+/* Full audit of descriptors and free list (I1..I4, conservation): 0 or ERR_FORMAT with the first fault. */
+int pool_check(const struct pool *pool, struct err *err);
+
+#endif

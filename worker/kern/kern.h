@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kern - the seam between models and machines: one signature per op, one folder per machine.
+ *
+ * A model is a list of these ops over one step's rows. `kern/ref` defines each op in plain C with float
+ * activations; `kern/cpu` must match it within the tolerance stated there; `kern/cuda` will. Ops are
+ * called by one host thread in order; a machine may run them later (a stream) until `sync` returns, so
+ * every host array in a kern_batch stays valid and unchanged until then. Inside, a CPU backend spreads
+ * an op over its team of threads; nothing outside knows.
+ *
+ * Determinism: the value of an output row depends only on that row's inputs, the weights and the keys of
+ * its own sequence, never on other rows, on how rows are grouped, or on the number of threads: one
+ * reduction order per shape.
+ *
+ * Only worker/kern/kern.h and common/base are visible inside kern/. */
+#ifndef KVASIR_KERN_KERN_H
+#define KVASIR_KERN_KERN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/base/err.h"
+
+/* Element types as in the file (ids of GGUF; common/gguf/types.h names them). */
+struct kern_matrix {  // a weight as it lies in the file: (rows, cols) row-major, cols contiguous
+    const void *data; // borrowed until weight_new returns
+    uint32_t type;    // enum tensor_type
+    uint32_t rows;    // outputs
+    uint32_t cols;    // inputs; a multiple of the type's block
+};
+
+struct kern;        // an opened machine
+struct kern_weight; // one packed matrix (or several with a common input), owned by the kern
+struct kern_vector; // float vector on the machine (norm weights, biases)
+struct kern_rows;   // (rows_max, cols) float activations on the machine
+
+/* One sequence's share of a step. */
+struct kern_seq {
+    uint32_t row_first, row_count; // its rows of the batch
+    uint32_t pos_first;            // position of row_first; keys [0, pos_first) are in the pages
+    const uint32_t *pages;         // (page_count) page indices: position p lies in pages[p / page_tokens]
+    uint32_t page_count;
+};
+
+struct kern_batch {
+    uint32_t row_count;
+    const uint32_t *tokens;    // (row_count)
+    const uint32_t *positions; // (row_count)
+    uint32_t seq_count;
+    const struct kern_seq *seqs; // rows in order, without gaps
+};
+
+/* The page payload. Inside a page: [layer][kv head]{ K (head_dims, page_tokens); V (page_tokens, head_dims) },
+ * elements of kv_type. K is stored dimension-major so that one load holds one dimension of 16 keys. */
+struct kern_cache {
+    void *base; // (page_count, page_bytes), host mapping of kv.<rank>
+    uint64_t page_bytes;
+    uint32_t page_count, page_tokens;
+    uint32_t layer_count, head_count_kv, head_dims;
+    uint32_t kv_type; // enum kv_type of common/shm/layout.h
+};
+
+struct kern_rope {
+    bool adjacent;         // pairs (2i, 2i+1), else (i, i + dims/2)
+    uint32_t dims;         // rotated dimensions; the rest is copied
+    const float *angles;   // (dims/2) angle of pair i at position 1; borrowed for the kern's life
+    uint32_t position_max; // positions are below it: tables may be built at open
+};
+
+struct kern_conf {
+    uint32_t threads; // > 0
+    bool pin_threads;
+    uint32_t rows_max; // rows of a step
+    struct kern_cache cache;
+    struct kern_rope rope;
+    uint32_t head_count, head_count_kv, head_dims;
+    float attention_scale;
+    float rms_epsilon;
+};
+
+enum kern_pack {
+    KERN_CONCAT,  // outputs of the parts one after the other (q, k, v)
+    KERN_GATE_UP, // two parts of equal shape, used together by norm_gate_up
+};
+
+struct kern_ops {
+    const char *name; // "ref", "portable", "avx2", "avx512", later "cuda"
+
+    int (*open)(const struct kern_conf *conf, struct kern **ret_kern, struct err *err);
+    void (*close)(struct kern *kern); // frees everything made with it; NULL is fine
+
+    /* Repacks once. Parts share cols. ERR_UNSUPPORTED names a type without a kernel. */
+    int (*weight_new)(struct kern *kern, const struct kern_matrix *parts, uint32_t part_count,
+                      enum kern_pack pack, struct kern_weight **ret_weight, struct err *err);
+    int (*vector_new)(struct kern *kern, const float *values, uint32_t count, struct kern_vector **ret_vector,
+                      struct err *err);
+    int (*rows_new)(struct kern *kern, uint32_t cols, struct kern_rows **ret_rows, struct err *err);
+
+    /* x[r] = row tokens[r] of the embedding (the matrix given to weight_new with KERN_CONCAT). */
+    void (*embed)(struct kern *kern, const struct kern_weight *embedding, const struct kern_batch *batch,
+                  struct kern_rows *x);
+    /* out = W . (rmsnorm(x) * norm) + bias (bias may be NULL). */
+    void (*norm_project)(struct kern *kern, const struct kern_rows *x, const struct kern_vector *norm,
+                         const struct kern_weight *weight, const struct kern_vector *bias, uint32_t row_count,
+                         struct kern_rows *out);
+    /* qkv rows are q (head_count * head_dims), k, v (head_count_kv * head_dims each). Rotates q and k, writes
+     * k and v of every row into its page, then out = causal attention of each row over its sequence. */
+    void (*attend)(struct kern *kern, uint32_t layer, struct kern_rows *qkv, const struct kern_batch *batch,
+                   struct kern_rows *out);
+    /* x += W . in + bias */
+    void (*project_add)(struct kern *kern, const struct kern_rows *in, const struct kern_weight *weight,
+                        const struct kern_vector *bias, uint32_t row_count, struct kern_rows *x);
+    /* out = silu(G . n + gate_bias) * (U . n + up_bias), n = rmsnorm(x) * norm; biases may be NULL. */
+    void (*norm_gate_up)(struct kern *kern, const struct kern_rows *x, const struct kern_vector *norm,
+                         const struct kern_weight *gate_up, const struct kern_vector *gate_bias,
+                         const struct kern_vector *up_bias, uint32_t row_count, struct kern_rows *out);
+    /* logits[i] = W . (rmsnorm(x[rows[i]]) * norm), only for the rows that need them. */
+    void (*norm_head)(struct kern *kern, const struct kern_rows *x, const uint32_t *rows, uint32_t row_count,
+                      const struct kern_vector *norm, const struct kern_weight *weight,
+                      struct kern_rows *logits);
+
+    /* Waits for everything called so far. 0, or the negative code of a machine fault. */
+    int (*sync)(struct kern *kern, struct err *err);
+    /* After sync: host floats (row_count, cols) of rows; valid until the next op on them. */
+    const float *(*fetch)(struct kern *kern, const struct kern_rows *rows, uint32_t row_count);
+
+    /* Runs fn(arg, piece) for piece in [0, piece_count) over the machine's host threads (sampling, checksums);
+     * pieces are handed out one by one. Returns when all are done. */
+    void (*parallel)(struct kern *kern, void (*fn)(void *arg, uint32_t piece), void *arg,
+                     uint32_t piece_count);
+    /* Bytes of memory that packed weights take. */
+    uint64_t (*weight_bytes)(const struct kern *kern);
+};
+
+/* The level that $KVASIR_KERNELS names ("ref", "portable", "avx2", "avx512", "auto"), or the best that this
+ * machine has when it is unset or auto. ERR_CONFIG for an unknown name or one the machine cannot run. */
+int kern_select(const char *name, const struct kern_ops **ret_ops, struct err *err);
+/* All levels this build has and this machine can run, best first; for tests. */
+const struct kern_ops *const *kern_levels(uint32_t *ret_count);
+
+#endif

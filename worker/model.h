@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* model - a bound model: the weights of one file on one machine, and its forward pass as a list of ops. */
+#ifndef KVASIR_WORKER_MODEL_H
+#define KVASIR_WORKER_MODEL_H
+
+#include <stdint.h>
+
+#include "common/base/err.h"
+#include "common/gguf/facts.h"
+#include "common/gguf/gguf.h"
+#include "worker/kern/kern.h"
+
+struct model; // owns kern, weights and activations
+
+struct model_conf {
+    const struct kern_ops *ops;
+    uint32_t threads;
+    bool pin_threads;
+    uint32_t rows_max;   // rows of a step
+    uint32_t logits_max; // rows of a step that need logits
+    uint32_t position_max;
+    struct kern_cache cache;
+    void (*progress)(void *arg, uint32_t permille); // called while weights are packed; may be NULL
+    void *progress_arg;
+};
+
+/* Binds: finds every tensor the architecture needs, verifies names, shapes and types (ERR_FORMAT names the
+ * tensor), packs. gguf is borrowed until return. */
+int model_open(const struct gguf *gguf, const struct model_facts *facts, const struct model_conf *conf,
+               struct model **ret_model, struct err *err);
+void model_close(struct model *model); // NULL is fine
+
+/* Runs one step. logit_rows: (logit_count) row numbers of the batch, ascending. *ret_logits: (logit_count,
+ * vocab_count) floats, valid until the next call. Row results are independent of the rest of the batch. */
+int model_forward(struct model *model, const struct kern_batch *batch, const uint32_t *logit_rows,
+                  uint32_t logit_count, const float **ret_logits, struct err *err);
+
+/* For sampling and checksums on the machine's threads: see kern_ops.parallel. */
+void model_parallel(struct model *model, void (*fn)(void *arg, uint32_t piece), void *arg,
+                    uint32_t piece_count);
+uint64_t model_weight_bytes(const struct model *model);
+
+#endif
