@@ -24,12 +24,13 @@ enum {
 
     /* plan */
     PLAN_SEQS_MAX = 256,
-    PLAN_TOKENS_MAX = 8192, // rows of one step
-    LOGPROBS_MAX = 20,      // alternatives a token, as OpenAI and vLLM allow
-    LOGIT_BIAS_MAX = 1024,  // entries a request
-    STOP_MAX = 16,          // stop strings a request
-    STOP_BYTES_MAX = 256,   // bytes of one stop string
-    CHOICES_MAX = 128,      // `n`
+    PLAN_TOKENS_MAX = 8192,   // rows of one step
+    PLAN_SCORE_ROWS_MAX = 64, // rows of one step scored for prompt_logprobs
+    LOGPROBS_MAX = 20,        // alternatives a token, as OpenAI and vLLM allow
+    LOGIT_BIAS_MAX = 1024,    // entries a request
+    STOP_MAX = 16,            // stop strings a request
+    STOP_BYTES_MAX = 256,     // bytes of one stop string
+    CHOICES_MAX = 128,        // `n`
 
     /* HTTP */
     HTTP_URL_BYTES_MAX = 8 << 10,

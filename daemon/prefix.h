@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* prefix - index of sealed pages by chain key, and the order in which they leave.
+ *
+ * Private to the daemon and rebuildable from the descriptors. A page's key is hash(parent's key, its
+ * token ids); page 0 chains to the root key (model digest, KV type, later tenant and adapter). Token ids and the parent
+ * are compared on every hit, so a hash collision costs time, never correctness. Only leaves that nobody
+ * holds are evicted, least recently used first (a heap, so that a better order is a better comparison).
+ *   I1: every SEALED page of the pool is in the table, no other is.
+ *   I2: the heap holds exactly the SEALED pages with refcount 0 and child_count 0. */
+#ifndef KVASIR_DAEMON_PREFIX_H
+#define KVASIR_DAEMON_PREFIX_H
+
+#include "common/shm/pool.h"
+
+struct prefix; // owns table and heap, borrows the pool
+
+int prefix_new(struct pool *pool, struct prefix **ret_prefix);
+void prefix_free(struct prefix *prefix); // NULL is fine
+
+/* Key of a page: (page_tokens) ids under a parent key. */
+struct hash128 prefix_key(struct hash128 parent_key, const uint32_t *tokens);
+
+/* The page with this key, parent page (PAGE_NONE for the first) and token ids, or PAGE_NONE. */
+uint32_t prefix_find(const struct prefix *prefix, struct hash128 key, uint32_t parent,
+                     const uint32_t *tokens);
+
+/* Seals a full FILLING page under key and parent and enters it; its refcount stays 1. */
+void prefix_seal(struct prefix *prefix, uint32_t page_idx, struct hash128 key, uint32_t parent,
+                 const uint64_t *sums);
+void prefix_hold(struct prefix *prefix, uint32_t page_idx, uint64_t now_ns);    // refcount + 1
+void prefix_release(struct prefix *prefix, uint32_t page_idx, uint64_t now_ns); // refcount - 1; stays cached
+
+/* Makes one page free: the least recently used leaf. -ENOSPC when every sealed page is held. */
+int prefix_evict(struct prefix *prefix);
+/* Pages that eviction can free, all together: SEALED with refcount 0. */
+uint32_t prefix_idle_count(const struct prefix *prefix);
+uint64_t prefix_evictions(const struct prefix *prefix); // since prefix_new
+
+/* Audits I1 and I2 against the pool. 0 or ERR_FORMAT. */
+int prefix_check(const struct prefix *prefix, struct err *err);
+
+#endif

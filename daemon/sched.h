@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* sched - continuous batching: which sequences compute which tokens in the next step.
+ *
+ * A pure function of (sequences, pool, clock, limits): no I/O, no clock of its own, so that a seeded
+ * simulation runs it for millions of steps. One step is in flight at a time:
+ *
+ *      sched_submit ...  ->  sched_plan  -> [worker] ->  sched_complete -> events  -> (sched_remove) -> sched_plan ...
+ *                                            dies:      sched_lost
+ *
+ * There are no phases: every sequence has `computed` positions whose keys and values are in pages, and a
+ * step tries to catch up with its tokens. One row left is a decode; more is a prefill, done in chunks. A
+ * step plans decodes first, then prefills oldest first with what is left of the token budget, then admits
+ * waiting sequences whose whole prompt fits above a watermark. When a page is needed and none can be
+ * evicted, the youngest sequence not yet in the plan is preempted: its sealed pages stay cached, so that it
+ * resumes by a prefix hit; no sequence is admitted in that step.
+ *
+ *   I1: a running sequence holds ceil(k / PAGE_TOKENS) pages for some k >= computed; its first
+ *       computed / PAGE_TOKENS pages are SEALED and held once by it, the others FILLING.
+ *   I2: refcount of every page == number of running sequences that hold it.
+ *   I3: a waiting sequence holds no page.
+ *
+ * Later: deadlines, tenants' shares, draft tokens, several groups (a sched a group, one pool). */
+#ifndef KVASIR_DAEMON_SCHED_H
+#define KVASIR_DAEMON_SCHED_H
+
+#include <stdbool.h>
+
+#include "common/ipc/plan.h"
+#include "common/shm/pool.h"
+#include "daemon/prefix.h"
+
+struct sched; // opaque
+
+struct sched_conf {
+    uint32_t seqs_max;      // running at once
+    uint32_t tokens_max;    // rows of a step
+    uint32_t queue_max;     // waiting at once; past it sched_submit answers ERR_FULL
+    uint32_t model_len_max; // prompt + output tokens of a sequence
+    uint64_t epoch;
+};
+
+/* Copied by sched_submit, except owner. */
+struct sched_request {
+    const uint32_t *prompt; // (prompt_count), at least 1
+    uint32_t prompt_count;
+    uint32_t output_max; // room for output tokens; prompt_count + output_max <= model_len_max
+    struct hash128 root_key;
+    struct plan_seq params; // seed, sampling parameters, logprobs; the rest is ignored
+    const struct plan_bias *biases;
+    uint32_t bias_count;
+    bool use_history;  // a penalty is on: the plan carries the tokens
+    bool score_prompt; // log-probabilities of the prompt's tokens; reads no cached prefix
+    void *owner;       // handed back with every event
+};
+
+enum sched_event_kind {
+    SCHED_TOKEN,  // one output token: seq->token
+    SCHED_SCORES, // score_count prompt tokens were scored, the first at position score_position
+    SCHED_FAILED, // the worker could not sample (not a number in the logits)
+};
+
+struct sched_event {
+    enum sched_event_kind kind;
+    uint64_t seq_id;
+    void *owner;
+    const struct done_seq *seq; // borrowed from the completion
+    const struct done_score *scores;
+    uint32_t score_position, score_count;
+};
+
+struct sched_stats {
+    uint32_t running_count, waiting_count;
+    uint64_t prefix_queries, prefix_hits; // tokens
+    uint64_t preemptions;
+    uint64_t prompt_tokens_computed;
+    uint64_t steps;
+};
+
+struct sched_seq_info {
+    uint32_t prompt_count, output_count;
+    uint32_t cached_count;  // prompt tokens taken from the cache at first admission
+    bool running, admitted; // admitted: has been running at some time
+};
+
+/* Borrows pool and prefix until sched_free. Everything is allocated here but the tokens of requests. */
+int sched_new(const struct sched_conf *conf, struct pool *pool, struct prefix *prefix,
+              struct sched **ret_sched);
+void sched_free(struct sched *sched); // NULL is fine
+
+/* The bounds of plans that sched writes, for link_create and plan_writer_new. */
+void sched_plan_limits(const struct sched_conf *conf, const struct pool_geometry *geometry,
+                       uint32_t vocab_count, struct plan_limits *ret_limits);
+
+/* Queues a sequence. ERR_FULL: the queue is full. ERR_LIMIT: it can never fit the pool or the context.
+ * ERR_INPUT: empty prompt. -ENOMEM. */
+int sched_submit(struct sched *sched, const struct sched_request *request, uint64_t *ret_seq_id);
+bool sched_queue_full(const struct sched *sched); // asked before tokenizing
+
+/* Ends a sequence (finished, cancelled): its sealed pages stay cached. May be called while a step is in
+ * flight; then its pages are released when the step ends. Its owner gets no event after this. */
+void sched_remove(struct sched *sched, uint64_t seq_id, uint64_t now_ns);
+/* A paused sequence (slow reader) keeps its pages but computes nothing. */
+void sched_pause(struct sched *sched, uint64_t seq_id, bool paused);
+
+/* Writes the next plan. -> sequences planned; 0: nothing to do, or a step is in flight. */
+int sched_plan(struct sched *sched, uint64_t now_ns, struct plan_writer *writer);
+bool sched_in_flight(const struct sched *sched);
+
+/* Takes the completion of the step in flight (already verified against its plan). Events are written to
+ * events (at least 2 * seqs_max) and valid until the next call. -> their number; ERR_PEER when the
+ * completion lacks what the plan asked for: then nothing has changed and the step counts as lost. */
+int sched_complete(struct sched *sched, uint64_t now_ns, const struct done_view *done,
+                   struct sched_event *events);
+/* The step in flight will not be answered: its rows will be planned again. */
+void sched_lost(struct sched *sched, uint64_t now_ns);
+
+void sched_seq_info(const struct sched *sched, uint64_t seq_id, struct sched_seq_info *ret_info);
+void sched_stats(const struct sched *sched, struct sched_stats *ret_stats);
+
+/* Audits I1..I3 and, through them, pool and prefix. 0 or ERR_FORMAT with the first fault. */
+int sched_check(const struct sched *sched, struct err *err);
+
+#endif
