@@ -32,7 +32,7 @@ struct kern_matrix {  // a weight as it lies in the file: (rows, cols) row-major
 struct kern;        // an opened machine
 struct kern_weight; // one packed matrix (or several with a common input), owned by the kern
 struct kern_vector; // float vector on the machine (norm weights, biases)
-struct kern_rows;   // (rows_max, cols) float activations on the machine
+struct kern_rows;   // (row_count, cols) float activations on the machine
 
 /* One sequence's share of a step. */
 struct kern_seq {
@@ -94,7 +94,9 @@ struct kern_ops {
                       enum kern_pack pack, struct kern_weight **ret_weight, struct err *err);
     int (*vector_new)(struct kern *kern, const float *values, uint32_t count, struct kern_vector **ret_vector,
                       struct err *err);
-    int (*rows_new)(struct kern *kern, uint32_t cols, struct kern_rows **ret_rows, struct err *err);
+    /* row_count: rows_max for activations, fewer for logits. */
+    int (*rows_new)(struct kern *kern, uint32_t row_count, uint32_t cols, struct kern_rows **ret_rows,
+                    struct err *err);
 
     /* x[r] = row tokens[r] of the embedding (the matrix given to weight_new with KERN_CONCAT). */
     void (*embed)(struct kern *kern, const struct kern_weight *embedding, const struct kern_batch *batch,
