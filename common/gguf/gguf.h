@@ -52,7 +52,8 @@ struct gguf_tensor {
     size_t data_bytes;   // exact
 };
 
-/* Parses [bytes, bytes+size). -> 0, ERR_FORMAT, ERR_VERSION, ERR_LIMIT, -ENOMEM. */
+/* Parses [bytes, bytes+size). -> 0, ERR_FORMAT, ERR_VERSION, ERR_LIMIT, ERR_UNSUPPORTED (an element type
+ * that this build does not know), -ENOMEM. */
 int gguf_parse(const uint8_t *bytes, size_t size, struct gguf **ret_gguf, struct err *err);
 void gguf_free(struct gguf *gguf); // NULL is fine
 
