@@ -14,9 +14,10 @@ struct cJSON;
  * "json: offset N: why". Lone surrogate escapes are refused; "\u0000" is accepted by the grammar. A BOM is refused. */
 int json_check(const char *text, size_t len, unsigned depth_max, struct err *err);
 
-/* json_check, then cJSON_ParseWithLength. Duplicate keys of the top object are refused. The caller
- * owns *ret_json (cJSON_Delete). cJSON strings are NUL-terminated, so an escaped NUL inside a string is
- * refused here with its offset. */
+/* json_check, then cJSON_ParseWithLength. The caller owns *ret_json (cJSON_Delete). Refused here on top of
+ * the grammar, ERR_INPUT, because cJSON would silently change it: an escaped NUL inside a string (with
+ * its offset), a number token longer than 63 bytes, a repeated key of the top object. -ENOMEM as such.
+ * Range checks are the caller's: cJSON makes 1e400 an infinity and rounds integers beyond 2^53. */
 int json_parse(const char *text, size_t len, unsigned depth_max, struct cJSON **ret_json, struct err *err);
 
 #endif
