@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "daemon/sched.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/check.h"
+#include "daemon/sched_state.h"
+
+enum { PLAN_PAGES_MAX = 1 << 20, PLAN_HISTORY_MAX = 1 << 20, PLAN_BIASES_MAX = 1 << 14 };
+
+static uint32_t min_u64(uint64_t a, uint64_t b)
+{
+    return (uint32_t)(a < b ? a : b);
+}
+
+void sched_plan_limits(const struct sched_conf *conf, const struct pool_geometry *geometry,
+                       uint32_t vocab_count, struct plan_limits *ret_limits)
+{
+    uint64_t seq_pages = sched_pages_for(conf->model_len_max);
+    *ret_limits = (struct plan_limits){
+        .seqs_max = conf->seqs_max,
+        .tokens_max = conf->tokens_max,
+        .pages_max = min_u64(conf->seqs_max * seq_pages,
+                             seq_pages > PLAN_PAGES_MAX ? seq_pages : PLAN_PAGES_MAX),
+        .history_max = min_u64((uint64_t)conf->seqs_max * conf->model_len_max,
+                               conf->model_len_max > PLAN_HISTORY_MAX ? conf->model_len_max
+                                                                      : PLAN_HISTORY_MAX),
+        .biases_max = min_u64((uint64_t)conf->seqs_max * LOGIT_BIAS_MAX, PLAN_BIASES_MAX),
+        .pool_pages = geometry->page_count,
+        .vocab_count = vocab_count,
+        .page_tokens = PAGE_TOKENS,
+    };
+}
+
+int sched_new(const struct sched_conf *conf, struct pool *pool, struct prefix *prefix,
+              struct sched **ret_sched)
+{
+    CHECK(conf->seqs_max > 0 && conf->tokens_max >= conf->seqs_max && conf->model_len_max > 1);
+    struct sched *sched = calloc(1, sizeof *sched);
+    if (!sched) return -ENOMEM;
+    sched->conf = *conf;
+    sched->pool = pool;
+    sched->prefix = prefix;
+    /* Holders of a slot: running, waiting, and running ones that were preempted into a full queue. */
+    sched->slot_count = 2 * conf->seqs_max + conf->queue_max;
+    sched->waiting = sched->running = (struct seq_list){SEQ_NONE, SEQ_NONE, 0};
+    sched->seqs = calloc(sched->slot_count, sizeof *sched->seqs);
+    if (!sched->seqs) {
+        free(sched);
+        return -ENOMEM;
+    }
+    for (uint32_t slot = 0; slot < sched->slot_count; slot++)
+        sched->seqs[slot].next = slot + 1 < sched->slot_count ? slot + 1 : SEQ_NONE;
+    *ret_sched = sched;
+    return 0;
+}
+
+static void seq_free_memory(struct seq *seq)
+{
+    free(seq->tokens);
+    free(seq->pages);
+    free(seq->biases);
+    seq->tokens = seq->pages = NULL;
+    seq->biases = NULL;
+}
+
+void sched_free(struct sched *sched)
+{
+    if (!sched) return;
+    for (uint32_t slot = 0; slot < sched->slot_count; slot++) seq_free_memory(&sched->seqs[slot]);
+    free(sched->seqs);
+    free(sched);
+}
+
+/* ---- lists and states ---- */
+
+static struct seq_list *list_of(struct sched *sched, enum seq_state state)
+{
+    return state == SEQ_WAITING ? &sched->waiting : &sched->running;
+}
+
+static void list_remove(struct sched *sched, struct seq_list *list, uint32_t slot)
+{
+    struct seq *seq = &sched->seqs[slot];
+    *(seq->previous == SEQ_NONE ? &list->first : &sched->seqs[seq->previous].next) = seq->next;
+    *(seq->next == SEQ_NONE ? &list->last : &sched->seqs[seq->next].previous) = seq->previous;
+    list->count--;
+}
+
+static void list_insert(struct sched *sched, struct seq_list *list, uint32_t slot, bool front)
+{
+    struct seq *seq = &sched->seqs[slot];
+    seq->previous = front ? SEQ_NONE : list->last;
+    seq->next = front ? list->first : SEQ_NONE;
+    *(seq->previous == SEQ_NONE ? &list->first : &sched->seqs[seq->previous].next) = slot;
+    *(seq->next == SEQ_NONE ? &list->last : &sched->seqs[seq->next].previous) = slot;
+    list->count++;
+}
+
+static bool edge_exists(enum seq_state from, enum seq_state to)
+{
+#define X(a, b, why) \
+    if (from == SEQ_##a && to == SEQ_##b) return true;
+    SEQ_EDGES(X)
+#undef X
+    return false;
+}
+
+void sched_seq_move(struct sched *sched, uint32_t slot, enum seq_state to, bool front)
+{
+    struct seq *seq = &sched->seqs[slot];
+    CHECK(edge_exists(seq->state, to));
+    if (seq->state == SEQ_UNUSED) sched->free_first = seq->next;
+    else list_remove(sched, list_of(sched, seq->state), slot);
+    seq->state = to;
+    if (to == SEQ_UNUSED) {
+        seq->next = sched->free_first;
+        sched->free_first = slot;
+    } else {
+        list_insert(sched, list_of(sched, to), slot, front);
+    }
+}
+
+struct seq *sched_seq_find(const struct sched *sched, uint64_t seq_id)
+{
+    uint32_t slot = (uint32_t)seq_id;
+    if (slot >= sched->slot_count) return NULL;
+    struct seq *seq = &sched->seqs[slot];
+    return seq->state != SEQ_UNUSED && seq->generation == seq_id >> 32 ? seq : NULL;
+}
+
+/* ---- life of a sequence ---- */
+
+bool sched_queue_full(const struct sched *sched)
+{
+    return sched->waiting.count >= sched->conf.queue_max || sched->free_first == SEQ_NONE;
+}
+
+static int seq_fill(struct seq *seq, const struct sched_request *request)
+{
+    uint32_t tokens_max = request->prompt_count + request->output_max;
+    *seq = (struct seq){
+        .state = seq->state,
+        .generation = seq->generation + 1,
+        .next = seq->next,
+        .owner = request->owner,
+        .params = request->params,
+        .bias_count = request->bias_count,
+        .use_history = request->use_history,
+        .score_prompt = request->score_prompt,
+        .token_count = request->prompt_count,
+        .prompt_count = request->prompt_count,
+        .token_cap = tokens_max,
+        .page_cap = sched_pages_for(tokens_max),
+        .root_key = request->root_key,
+        .key = request->root_key,
+    };
+    seq->tokens = malloc(tokens_max * sizeof *seq->tokens);
+    seq->pages = malloc(seq->page_cap * sizeof *seq->pages);
+    seq->biases = malloc((request->bias_count + 1u) * sizeof *seq->biases);
+    if (!seq->tokens || !seq->pages || !seq->biases) {
+        seq_free_memory(seq);
+        return -ENOMEM;
+    }
+    memcpy(seq->tokens, request->prompt, request->prompt_count * sizeof *seq->tokens);
+    if (request->bias_count) memcpy(seq->biases, request->biases, request->bias_count * sizeof *seq->biases);
+    return 0;
+}
+
+int sched_submit(struct sched *sched, const struct sched_request *request, uint64_t *ret_seq_id)
+{
+    if (request->prompt_count == 0 || request->output_max == 0) return ERR_INPUT;
+    uint64_t tokens_max = (uint64_t)request->prompt_count + request->output_max;
+    if (tokens_max > sched->conf.model_len_max) return ERR_LIMIT;
+    if (sched_pages_for((uint32_t)tokens_max) > pool_geometry(sched->pool)->page_count) return ERR_LIMIT;
+    if (request->bias_count > LOGIT_BIAS_MAX) return ERR_LIMIT;
+    if (sched_queue_full(sched)) return ERR_FULL;
+    uint32_t slot = sched->free_first;
+    int r = seq_fill(&sched->seqs[slot], request);
+    if (r < 0) return r;
+    sched_seq_move(sched, slot, SEQ_WAITING, false);
+    *ret_seq_id = sched_seq_id(sched, slot);
+    return 0;
+}
+
+void sched_seq_release_pages(struct sched *sched, struct seq *seq, uint64_t now_ns)
+{
+    uint32_t sealed = seq->computed / PAGE_TOKENS;
+    /* Last first: a chain leaves the cache from its end. */
+    for (uint32_t i = seq->page_count; i-- > 0;) {
+        if (i < sealed) prefix_release(sched->prefix, seq->pages[i], now_ns);
+        else pool_drop(sched->pool, seq->pages[i]);
+    }
+    seq->page_count = 0;
+    seq->computed = 0;
+    seq->key = seq->root_key;
+}
+
+void sched_seq_end(struct sched *sched, uint32_t slot, uint64_t now_ns)
+{
+    struct seq *seq = &sched->seqs[slot];
+    CHECK(seq->rows_in_flight == 0);
+    sched_seq_release_pages(sched, seq, now_ns);
+    seq_free_memory(seq);
+    sched_seq_move(sched, slot, SEQ_UNUSED, true);
+}
+
+void sched_remove(struct sched *sched, uint64_t seq_id, uint64_t now_ns)
+{
+    struct seq *seq = sched_seq_find(sched, seq_id);
+    if (!seq || seq->removed) return;
+    if (seq->rows_in_flight) seq->removed = true; // the worker may be writing its pages
+    else sched_seq_end(sched, (uint32_t)seq_id, now_ns);
+}
+
+void sched_pause(struct sched *sched, uint64_t seq_id, bool paused)
+{
+    struct seq *seq = sched_seq_find(sched, seq_id);
+    if (seq) seq->paused = paused;
+}
+
+bool sched_in_flight(const struct sched *sched)
+{
+    return sched->in_flight;
+}
+
+void sched_seq_info(const struct sched *sched, uint64_t seq_id, struct sched_seq_info *ret_info)
+{
+    const struct seq *seq = sched_seq_find(sched, seq_id);
+    *ret_info = (struct sched_seq_info){0};
+    if (!seq) return;
+    *ret_info = (struct sched_seq_info){
+        .prompt_count = seq->prompt_count,
+        .output_count = seq->token_count - seq->prompt_count,
+        .cached_count = seq->cached_count,
+        .running = seq->state == SEQ_RUNNING,
+        .admitted = seq->admitted,
+    };
+}
+
+void sched_stats(const struct sched *sched, struct sched_stats *ret_stats)
+{
+    *ret_stats = (struct sched_stats){
+        .running_count = sched->running.count,
+        .waiting_count = sched->waiting.count,
+        .prefix_queries = sched->prefix_queries,
+        .prefix_hits = sched->prefix_hits,
+        .preemptions = sched->preemptions,
+        .prompt_tokens_computed = sched->prompt_tokens_computed,
+        .steps = sched->step,
+    };
+}

@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* sched_plan - one step's order: decodes, then prefills, then admissions.
+ *
+ * 1. Each running sequence with one row left gets it (decode), oldest first.
+ * 2. What is left of the token budget goes to prefills, oldest first, in chunks.
+ * 3. If nobody was preempted, waiting sequences are admitted in order while they fit, and get their
+ *    first chunk at once. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "common/base/check.h"
+#include "daemon/sched_state.h"
+
+struct step { // one call of sched_plan
+    struct sched *sched;
+    struct plan_writer *writer;
+    uint64_t now_ns;
+    uint32_t rows_left;
+    uint32_t score_rows_left;
+    uint32_t seq_count;
+    bool preempted;
+};
+
+static uint32_t rows_wanted(const struct seq *seq)
+{
+    return seq->token_count - seq->computed;
+}
+
+/* The youngest running sequence that is not in the plan, other than slot. Older ones than slot are
+ * spared, so that the oldest always gets on. */
+static uint32_t victim_for(const struct step *step, uint32_t slot)
+{
+    const struct sched *sched = step->sched;
+    for (uint32_t i = sched->running.last; i != SEQ_NONE && i != slot; i = sched->seqs[i].previous)
+        if (sched->seqs[i].rows_in_flight == 0) return i;
+    return SEQ_NONE;
+}
+
+static void preempt(struct step *step, uint32_t slot)
+{
+    struct sched *sched = step->sched;
+    sched_seq_release_pages(sched, &sched->seqs[slot], step->now_ns);
+    sched_seq_move(sched, slot, SEQ_WAITING, true);
+    sched->preemptions++;
+    step->preempted = true;
+}
+
+/* One more page for a sequence: free, evicted, or taken from a younger one. */
+static int page_add(struct step *step, uint32_t slot, bool may_preempt)
+{
+    struct sched *sched = step->sched;
+    struct seq *seq = &sched->seqs[slot];
+    CHECK(seq->page_count < seq->page_cap);
+    for (;;) {
+        int r = pool_grant(sched->pool, step->now_ns, &seq->pages[seq->page_count]);
+        if (r == 0) {
+            seq->page_count++;
+            return 0;
+        }
+        if (prefix_evict(sched->prefix) == 0) continue;
+        uint32_t victim = may_preempt ? victim_for(step, slot) : SEQ_NONE;
+        if (victim == SEQ_NONE) return -ENOSPC;
+        preempt(step, victim);
+    }
+}
+
+/* Takes pages so that positions [0, computed + rows) have a place; fewer rows when pages run out. */
+static uint32_t pages_ensure(struct step *step, uint32_t slot, uint32_t rows)
+{
+    struct seq *seq = &step->sched->seqs[slot];
+    while (seq->page_count < sched_pages_for(seq->computed + rows)) {
+        if (page_add(step, slot, true) < 0) {
+            uint32_t places = seq->page_count * PAGE_TOKENS;
+            return places > seq->computed ? places - seq->computed : 0;
+        }
+    }
+    return rows;
+}
+
+/* Whether the plan has room for everything this sequence would push. */
+static bool plan_has_room(const struct step *step, const struct seq *seq, uint32_t rows)
+{
+    struct plan_limits room;
+    plan_writer_room(step->writer, &room);
+    return room.seqs_max >= 1 && room.tokens_max >= rows &&
+           room.pages_max >= sched_pages_for(seq->computed + rows) &&
+           room.history_max >= (seq->use_history ? seq->token_count : 0) &&
+           room.biases_max >= seq->bias_count;
+}
+
+static void plan_push_pages(const struct step *step, const struct seq *seq, struct plan_seq *out)
+{
+    struct sched *sched = step->sched;
+    enum { BATCH = 64 };
+    struct plan_page pages[BATCH];
+    uint32_t total = sched_pages_for(seq->computed + out->token_count);
+    out->page_count = total;
+    for (uint32_t done = 0; done < total;) {
+        uint32_t n = total - done < BATCH ? total - done : BATCH;
+        for (uint32_t i = 0; i < n; i++) {
+            uint32_t page_idx = seq->pages[done + i];
+            pages[i] = (struct plan_page){page_idx, pool_desc(sched->pool, page_idx)->generation};
+        }
+        int first = plan_writer_pages(step->writer, pages, n);
+        CHECK(first >= 0);
+        if (done == 0) out->page_first = (uint32_t)first;
+        done += n;
+    }
+}
+
+static void plan_push(struct step *step, uint32_t slot, uint32_t rows)
+{
+    struct seq *seq = &step->sched->seqs[slot];
+    struct plan_seq out = seq->params;
+    uint32_t end = seq->computed + rows;
+    bool scores = seq->score_prompt && end > seq->scored && seq->computed < seq->prompt_count;
+    out.seq_id = sched_seq_id(step->sched, slot);
+    out.flags = (end == seq->token_count ? PLAN_SAMPLE : 0) | (scores ? PLAN_SCORE : 0);
+    out.token_count = rows;
+    out.pos_first = seq->computed;
+    out.score_target = scores && end < seq->prompt_count ? seq->tokens[end] : PLAN_TOKEN_NONE;
+    out.token_first = (uint32_t)plan_writer_tokens(step->writer, seq->tokens + seq->computed, rows);
+    plan_push_pages(step, seq, &out);
+    out.history_first = out.history_count = out.history_prompt = 0;
+    if (seq->use_history) {
+        out.history_first = (uint32_t)plan_writer_history(step->writer, seq->tokens, seq->token_count);
+        out.history_count = seq->token_count;
+        out.history_prompt = seq->prompt_count;
+    }
+    out.bias_first = 0;
+    out.bias_count = seq->bias_count;
+    if (seq->bias_count)
+        out.bias_first = (uint32_t)plan_writer_biases(step->writer, seq->biases, seq->bias_count);
+    int pushed = plan_writer_seq(step->writer, &out);
+    CHECK(pushed >= 0);
+    seq->rows_in_flight = rows;
+    step->rows_left -= rows;
+    if (scores) step->score_rows_left -= rows;
+    step->seq_count++;
+}
+
+/* Plans up to `rows` rows of a running sequence; nothing when no page or no room is left. */
+static void seq_plan(struct step *step, uint32_t slot, uint32_t rows)
+{
+    struct seq *seq = &step->sched->seqs[slot];
+    if (seq->score_prompt && seq->computed < seq->prompt_count && rows > step->score_rows_left)
+        rows = step->score_rows_left;
+    if (rows > step->rows_left) rows = step->rows_left;
+    if (rows == 0) return;
+    rows = pages_ensure(step, slot, rows);
+    if (rows == 0 && step->seq_count == 0 && victim_for(step, slot) == SEQ_NONE &&
+        step->sched->running.count > 1) {
+        preempt(step, slot); // the pages are with older, paused ones: wait outside
+        return;
+    }
+    if (rows == 0 || !plan_has_room(step, seq, rows)) return;
+    plan_push(step, slot, rows);
+}
+
+/* Passes 1 and 2: the running sequences with exactly one row left, or with more. */
+static void plan_running(struct step *step, bool decodes)
+{
+    struct sched *sched = step->sched;
+    for (uint32_t slot = sched->running.first, next; slot != SEQ_NONE; slot = next) {
+        struct seq *seq = &sched->seqs[slot];
+        uint32_t wanted = rows_wanted(seq);
+        next = seq->next;
+        if (seq->paused || seq->rows_in_flight || (wanted == 1) != decodes) continue;
+        seq_plan(step, slot, wanted);
+        /* A preemption may have taken `next` out of the list; start over (planned ones are skipped). */
+        if (step->preempted && next != SEQ_NONE && sched->seqs[next].state != SEQ_RUNNING)
+            next = seq->state == SEQ_RUNNING ? seq->next : SEQ_NONE;
+    }
+}
+
+/* ---- admission ---- */
+
+/* Cached pages at the front of its tokens; at least one token is left to compute. */
+static uint32_t prefix_match(const struct sched *sched, const struct seq *seq, uint32_t *ret_idle)
+{
+    uint32_t parent = PAGE_NONE, count = 0;
+    struct hash128 key = seq->root_key;
+    *ret_idle = 0;
+    if (seq->score_prompt) return 0;
+    while ((count + 1) * PAGE_TOKENS < seq->token_count) {
+        const uint32_t *tokens = seq->tokens + count * PAGE_TOKENS;
+        key = prefix_key(key, tokens);
+        uint32_t page_idx = prefix_find(sched->prefix, key, parent, tokens);
+        if (page_idx == PAGE_NONE) break;
+        *ret_idle += pool_desc(sched->pool, page_idx)->refcount == 0;
+        parent = page_idx;
+        count++;
+    }
+    return count;
+}
+
+static void prefix_take(struct sched *sched, struct seq *seq, uint32_t count, uint64_t now_ns)
+{
+    uint32_t parent = PAGE_NONE;
+    for (uint32_t i = 0; i < count; i++) {
+        const uint32_t *tokens = seq->tokens + i * PAGE_TOKENS;
+        seq->key = prefix_key(seq->key, tokens);
+        parent = prefix_find(sched->prefix, seq->key, parent, tokens);
+        CHECK(parent != PAGE_NONE);
+        prefix_hold(sched->prefix, parent, now_ns);
+        seq->pages[i] = parent;
+    }
+    seq->page_count = count;
+    seq->computed = count * PAGE_TOKENS;
+}
+
+/* Admits the sequence at the front if all its tokens fit beside one more page for each running one. */
+static bool admit(struct step *step, uint32_t slot)
+{
+    struct sched *sched = step->sched;
+    struct seq *seq = &sched->seqs[slot];
+    uint32_t idle_hits;
+    uint32_t hits = prefix_match(sched, seq, &idle_hits);
+    uint64_t need = sched_pages_for(seq->token_count) - hits;
+    uint64_t have = pool_free_count(sched->pool) + (uint64_t)prefix_idle_count(sched->prefix) - idle_hits;
+    for (uint32_t i = sched->running.first; i != SEQ_NONE;
+         i = sched->seqs[i].next) { // their prompts come first
+        const struct seq *other = &sched->seqs[i];
+        uint32_t pages = sched_pages_for(other->token_count + 1);
+        need += pages > other->page_count ? pages - other->page_count : 0;
+    }
+    if (need > have) return false;
+    if (!plan_has_room(step, seq, 1)) return false;
+    sched_seq_move(sched, slot, SEQ_RUNNING, false);
+    prefix_take(sched, seq, hits, step->now_ns);
+    sched->prefix_queries += seq->token_count;
+    sched->prefix_hits += hits * PAGE_TOKENS;
+    if (!seq->admitted) seq->cached_count = hits * PAGE_TOKENS;
+    seq->admitted = true;
+    return true;
+}
+
+static void plan_waiting(struct step *step)
+{
+    struct sched *sched = step->sched;
+    uint32_t slot = sched->waiting.first;
+    while (slot != SEQ_NONE && step->rows_left > 0 && sched->running.count < sched->conf.seqs_max) {
+        struct seq *seq = &sched->seqs[slot];
+        uint32_t next = seq->next;
+        if (seq->score_prompt && step->score_rows_left == 0) break;
+        if (!seq->paused) {
+            if (!admit(step, slot)) break; // in order: nobody overtakes one that does not fit yet
+            seq_plan(step, slot, rows_wanted(seq));
+            if (step->preempted) break;
+        }
+        slot = next;
+    }
+}
+
+int sched_plan(struct sched *sched, uint64_t now_ns, struct plan_writer *writer)
+{
+    if (sched->in_flight) return 0;
+    if (sched->running.count == 0 && sched->waiting.count == 0) return 0;
+    struct step step = {
+        .sched = sched,
+        .writer = writer,
+        .now_ns = now_ns,
+        .rows_left = sched->conf.tokens_max,
+        .score_rows_left = PLAN_SCORE_ROWS_MAX,
+    };
+    plan_writer_begin(writer, sched->step + 1, sched->conf.epoch);
+    for (int attempt = 0; attempt < 2; attempt++) {
+        step.preempted = false;
+        plan_running(&step, true);
+        plan_running(&step, false);
+        if (!step.preempted) plan_waiting(&step);
+        if (step.seq_count > 0 || !step.preempted) break; // else the pages it freed may let another one on
+    }
+    if (step.seq_count == 0) return 0;
+    sched->step++;
+    sched->in_flight = true;
+    return (int)step.seq_count;
+}
