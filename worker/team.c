@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* team - see team.h.
+ *
+ * The hand-out word holds both the number of pieces and the next one, so that one fetch-add gives a
+ * consistent answer: a late thread that adds to the word of a job it never saw either gets a real piece of
+ * that job or learns that there is none.
+ *
+ *   63            32 31             0
+ *   | piece_count   | next piece    |
+ *
+ * `next` runs at most one past the count per thread and job, and the caller rewrites the word at each
+ * job, so it cannot carry into the count.
+ *
+ *   R1  fn and arg are written before `handout` is (release) and read after a piece was taken from it
+ *       (acquire). They cannot change while a piece of their job is unfinished.
+ *   R2  the caller leaves team_run when `finished` (release adds of the threads, acquire load of the
+ *       caller) reaches the count. Threads that took nothing are not waited for.
+ *   R3  sleeping is Dekker's pattern: the sleeper announces itself, then looks again; the waker changes
+ *       the state, then looks for sleepers. All four are seq_cst. */
+#define _GNU_SOURCE
+#include "worker/team.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "common/base/check.h"
+#include "common/base/clock.h"
+#include "common/base/limits.h"
+
+enum {
+    SPIN_NS_MAX = 50000, // about the price of a sleep and a wake
+    SPIN_NS_MIN = 2000,
+    SPIN_LOOKS = 32,              // looks between two readings of the clock
+    STACK_BYTES = 2 * 1024 * 1024 // kernels keep tiles of a few hundred KiB on the stack
+};
+
+struct team {
+    _Alignas(CACHELINE_BYTES) _Atomic uint64_t handout;
+    _Alignas(CACHELINE_BYTES) _Atomic uint32_t finished; // pieces done of the current job
+    _Atomic uint32_t caller_sleeps;                      // 0 or 1
+    _Alignas(CACHELINE_BYTES) _Atomic uint32_t job;      // futex word: changes with every job and at stop
+    _Atomic uint32_t sleepers;                           // threads asleep on `job`, or about to be
+    _Atomic bool stop;
+
+    _Alignas(CACHELINE_BYTES) void (*fn)(void *arg, uint32_t piece); // R1
+    void *arg;                                                       // R1
+    uint32_t caller_spin_ns;                                         // the caller's budget
+    uint32_t spin_ns_max;                                            // 0: never spin
+    uint32_t threads;
+    pthread_t *helpers; // (threads - 1), owned
+    uint32_t helper_count;
+};
+
+static void futex_wait(_Atomic uint32_t *word, uint32_t seen)
+{
+    (void)syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0); // a wake means: look again
+}
+
+static void futex_wake_all(_Atomic uint32_t *word)
+{
+    (void)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0); // count woken: no use
+}
+
+static inline void relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Spins until ready(team, value) or the budget is gone, and moves the budget: doubled when it paid, halved
+ * when it did not. A gap in the clock far longer than the looks need means that the core was taken away:
+ * others need it, so the spin ends. */
+static bool spin(struct team *team, bool (*ready)(struct team *, uint32_t), uint32_t value,
+                 uint32_t *budget_ns)
+{
+    if (ready(team, value)) return true;
+    if (team->spin_ns_max == 0) return false;
+    uint64_t start = clock_mono_ns();
+    uint64_t now = start;
+    while (now - start < *budget_ns) {
+        for (int i = 0; i < SPIN_LOOKS; i++) {
+            if (ready(team, value)) {
+                *budget_ns = *budget_ns * 2 < team->spin_ns_max ? *budget_ns * 2 : team->spin_ns_max;
+                return true;
+            }
+            relax();
+        }
+        now = clock_mono_ns();
+    }
+    *budget_ns = *budget_ns / 2 > SPIN_NS_MIN ? *budget_ns / 2 : SPIN_NS_MIN;
+    return ready(team, value);
+}
+
+/* Takes and runs pieces until there are none. */
+static void work(struct team *team)
+{
+    for (;;) {
+        /* Look before adding, so that spinning threads do not fight for the line. Partner: team_run. */
+        uint64_t word = atomic_load_explicit(&team->handout, memory_order_relaxed);
+        if ((uint32_t)word >= word >> 32) return;
+        word = atomic_fetch_add_explicit(&team->handout, 1, memory_order_acquire); // R1
+        uint32_t piece = (uint32_t)word;
+        if (piece >= word >> 32) return;
+        team->fn(team->arg, piece);
+        uint32_t count = (uint32_t)(word >> 32);
+        uint32_t done = atomic_fetch_add_explicit(&team->finished, 1, memory_order_seq_cst) + 1; // R2, R3
+        if (done == count && atomic_load_explicit(&team->caller_sleeps, memory_order_seq_cst))   // R3
+            futex_wake_all(&team->finished);
+    }
+}
+
+static bool job_changed(struct team *team, uint32_t seen)
+{
+    return atomic_load_explicit(&team->job, memory_order_acquire) != seen; // partner: team_run
+}
+
+static bool job_finished(struct team *team, uint32_t count)
+{
+    return atomic_load_explicit(&team->finished, memory_order_acquire) == count; // R2
+}
+
+static void *helper(void *arg)
+{
+    struct team *team = arg;
+    uint32_t budget_ns = SPIN_NS_MIN;
+    uint32_t seen = 0;
+    for (;;) {
+        if (!spin(team, job_changed, seen, &budget_ns)) {
+            atomic_fetch_add_explicit(&team->sleepers, 1, memory_order_seq_cst); // R3
+            while (atomic_load_explicit(&team->job, memory_order_seq_cst) == seen)
+                futex_wait(&team->job, seen);
+            atomic_fetch_sub_explicit(&team->sleepers, 1, memory_order_seq_cst);
+        }
+        seen = atomic_load_explicit(&team->job, memory_order_acquire); // partner: team_run
+        if (atomic_load_explicit(&team->stop, memory_order_relaxed)) return NULL;
+        work(team);
+    }
+}
+
+static void announce(struct team *team)
+{
+    atomic_fetch_add_explicit(&team->job, 1, memory_order_seq_cst);                                  // R3
+    if (atomic_load_explicit(&team->sleepers, memory_order_seq_cst) > 0) futex_wake_all(&team->job); // R3
+}
+
+void team_run(struct team *team, void (*fn)(void *arg, uint32_t piece), void *arg, uint32_t piece_count)
+{
+    CHECK(piece_count <= TEAM_PIECES_MAX);
+    if (piece_count == 0) return;
+    if (piece_count == 1 || team->helper_count == 0) {
+        for (uint32_t piece = 0; piece < piece_count; piece++) fn(arg, piece);
+        return;
+    }
+    team->fn = fn;
+    team->arg = arg;
+    atomic_store_explicit(&team->finished, 0, memory_order_relaxed);                          // by R1's store
+    atomic_store_explicit(&team->handout, (uint64_t)piece_count << 32, memory_order_release); // R1
+    announce(team);
+    work(team);
+    if (spin(team, job_finished, piece_count, &team->caller_spin_ns)) return;
+    atomic_store_explicit(&team->caller_sleeps, 1, memory_order_seq_cst); // R3
+    for (;;) {
+        uint32_t done = atomic_load_explicit(&team->finished, memory_order_seq_cst);
+        if (done == piece_count) break;
+        futex_wait(&team->finished, done);
+    }
+    atomic_store_explicit(&team->caller_sleeps, 0, memory_order_relaxed);
+}
+
+/* Pins `thread` to the index-th core of `allowed`. Not being able to is no fault: it stays unpinned. */
+static void pin(pthread_t thread, const cpu_set_t *allowed, uint32_t index)
+{
+    int count = CPU_COUNT(allowed);
+    if (count <= 0) return;
+    int left = (int)(index % (uint32_t)count);
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, allowed) || left-- > 0) continue;
+        cpu_set_t one;
+        CPU_ZERO(&one);
+        CPU_SET(cpu, &one);
+        (void)pthread_setaffinity_np(thread, sizeof(one), &one); // stays where the kernel puts it
+        return;
+    }
+}
+
+static int start_helpers(struct team *team, bool pinned, const cpu_set_t *allowed, struct err *err)
+{
+    pthread_attr_t attr;
+    int r = pthread_attr_init(&attr);
+    if (r != 0) return err_sys(err, r, "thread team");
+    (void)pthread_attr_setstacksize(&attr, STACK_BYTES); // fails only for sizes below the minimum
+    sigset_t all, before;
+    sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before); // helpers take no signals: the main thread does
+    for (uint32_t i = 0; i + 1 < team->threads && r == 0; i++) {
+        r = pthread_create(&team->helpers[i], &attr, helper, team);
+        if (r != 0) break;
+        team->helper_count++;
+        if (pinned) pin(team->helpers[i], allowed, i + 1);
+    }
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL); // cannot fail with a valid how
+    (void)pthread_attr_destroy(&attr);
+    if (r != 0) return err_sys(err, r, "thread %u of the team", team->helper_count + 1);
+    if (pinned) pin(pthread_self(), allowed, 0);
+    return 0;
+}
+
+int team_new(const struct team_conf *conf, struct team **ret_team, struct err *err)
+{
+    if (conf->threads == 0 || conf->threads > TEAM_THREADS_MAX)
+        return ERR(err, ERR_CONFIG, "threads must be 1..%d, is %u", TEAM_THREADS_MAX, conf->threads);
+    struct team *team = aligned_alloc(CACHELINE_BYTES, sizeof(*team));
+    if (team == NULL) return err_sys(err, ENOMEM, "thread team");
+    *team = (struct team){.threads = conf->threads, .caller_spin_ns = SPIN_NS_MIN};
+    team->helpers = calloc(conf->threads, sizeof(*team->helpers));
+    if (team->helpers == NULL) {
+        free(team);
+        return err_sys(err, ENOMEM, "thread team");
+    }
+    cpu_set_t allowed;
+    CPU_ZERO(&allowed);
+    if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) CPU_ZERO(&allowed); // then: no pins, no spins
+    if ((uint32_t)CPU_COUNT(&allowed) >= conf->threads) team->spin_ns_max = SPIN_NS_MAX;
+    int r = start_helpers(team, conf->pin, &allowed, err);
+    if (r < 0) {
+        team_free(team);
+        return r;
+    }
+    *ret_team = team;
+    return 0;
+}
+
+void team_free(struct team *team)
+{
+    if (team == NULL) return;
+    atomic_store_explicit(&team->stop, true, memory_order_relaxed); // ordered by announce
+    announce(team);
+    for (uint32_t i = 0; i < team->helper_count; i++) (void)pthread_join(team->helpers[i], NULL); // ours
+    free(team->helpers);
+    free(team);
+}
+
+uint32_t team_threads(const struct team *team)
+{
+    return team->threads;
+}
