@@ -41,8 +41,9 @@ struct group {
     uint64_t restarts;
     bool ever_ready;
     uint32_t progress;
-    char killed_for[64]; // why we killed it ourselves, "" otherwise
-    uint32_t handles_open;
+    char killed_for[64];   // why we killed it ourselves, "" otherwise
+    uint32_t handles_open; // of wake, timer, stall, and the process's while it is closing
+    bool freeing;
     void (*on_freed)(void *owner);
 };
 
@@ -220,9 +221,8 @@ void group_step_end(struct group *group)
 
 /* ---- life of the group itself ---- */
 
-static void handle_closed(uv_handle_t *handle)
+static void handle_gone(struct group *group)
 {
-    struct group *group = handle->data;
     if (--group->handles_open > 0) return;
     void (*on_freed)(void *) = group->on_freed;
     void *owner = group->conf.owner;
@@ -231,6 +231,17 @@ static void handle_closed(uv_handle_t *handle)
     free(group->model_path);
     free(group);
     if (on_freed) on_freed(owner);
+}
+
+static void handle_closed(uv_handle_t *handle)
+{
+    handle_gone(handle->data);
+}
+
+static void process_closed(struct process *process)
+{
+    struct group *group = process->owner;
+    if (group->freeing) handle_gone(group);
 }
 
 static int handles_init(struct group *group)
@@ -252,7 +263,8 @@ int group_new(const struct group_conf *conf, struct group **ret_group, struct er
     group->instance = strdup(conf->instance);
     group->worker_path = strdup(conf->worker_path);
     group->model_path = strdup(conf->model_path);
-    group->process = (struct process){.pidfd = -1, .on_exit = process_exited, .owner = group};
+    group->process = (struct process){
+        .pidfd = -1, .on_exit = process_exited, .on_closed = process_closed, .owner = group};
     int r = group->instance && group->worker_path && group->model_path ? 0
                                                                        : ERR(err, -ENOMEM, "out of memory");
     if (r == 0)
@@ -320,6 +332,8 @@ void group_free(struct group *group, void (*on_freed)(void *owner))
     link_close(group->link);
     (void)link_unlink(group->instance, group->conf.group_idx); // a name that is gone is what we want
     group->on_freed = on_freed;
+    group->freeing = true;
+    group->handles_open += group->process.closing;
     uv_close((uv_handle_t *)&group->wake, handle_closed);
     uv_close((uv_handle_t *)&group->timer, handle_closed);
     uv_close((uv_handle_t *)&group->stall, handle_closed);

@@ -148,6 +148,8 @@ static int seq_fill(struct seq *seq, const struct sched_request *request)
         .owner = request->owner,
         .params = request->params,
         .bias_count = request->bias_count,
+        .min_output = request->min_output,
+        .min_bias_count = request->min_bias_count,
         .use_history = request->use_history,
         .score_prompt = request->score_prompt,
         .token_count = request->prompt_count,
@@ -175,7 +177,8 @@ int sched_submit(struct sched *sched, const struct sched_request *request, uint6
     uint64_t tokens_max = (uint64_t)request->prompt_count + request->output_max;
     if (tokens_max > sched->conf.model_len_max) return ERR_LIMIT;
     if (sched_pages_for((uint32_t)tokens_max) > pool_geometry(sched->pool)->page_count) return ERR_LIMIT;
-    if (request->bias_count > LOGIT_BIAS_MAX) return ERR_LIMIT;
+    if (request->bias_count > LOGIT_BIAS_MAX || request->min_bias_count > request->bias_count)
+        return ERR_LIMIT;
     if (sched_queue_full(sched)) return ERR_FULL;
     uint32_t slot = sched->free_first;
     int r = seq_fill(&sched->seqs[slot], request);

@@ -48,9 +48,11 @@ struct sched_request {
     struct plan_seq params; // seed, sampling parameters, logprobs; the rest is ignored
     const struct plan_bias *biases;
     uint32_t bias_count;
-    bool use_history;  // a penalty is on: the plan carries the tokens
-    bool score_prompt; // log-probabilities of the prompt's tokens; reads no cached prefix
-    void *owner;       // handed back with every event
+    uint32_t min_output;     // until so many output tokens are there, the last min_bias_count biases hold;
+    uint32_t min_bias_count; // afterwards they do not (they ban the end tokens)
+    bool use_history;        // a penalty is on: the plan carries the tokens
+    bool score_prompt;       // log-probabilities of the prompt's tokens; reads no cached prefix
+    void *owner;             // handed back with every event
 };
 
 enum sched_event_kind {

@@ -26,7 +26,7 @@ struct seq {
     void *owner;
     struct plan_seq params;
     struct plan_bias *biases; // owned, (bias_count)
-    uint32_t bias_count;
+    uint32_t bias_count, min_output, min_bias_count;
     bool use_history, score_prompt;
     bool paused;
     bool removed;  // by its owner while in flight; released when the step ends

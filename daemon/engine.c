@@ -1,0 +1,403 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "daemon/engine.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/base/check.h"
+#include "common/base/clock.h"
+#include "common/shm/owner.h"
+#include "common/shm/segment.h"
+#include "daemon/group.h"
+
+struct engine {
+    struct engine_conf conf;
+    char *instance; // owned
+    int lock_fd;
+    struct segment meta, kv; // kv is mapped to reserve it; payload belongs to the worker
+    struct pool_geometry geometry;
+    struct pool *pool;
+    struct prefix *prefix;
+    struct sched *sched;
+    struct plan_limits limits;
+    struct plan_writer *writer;
+    struct group *group;
+    struct hash128 root_key;
+
+    void *plan_bytes;      // private copy of the plan in flight
+    struct plan_view plan; // into plan_bytes
+    void *done_bytes;      // private copy of a completion
+    size_t done_bytes_max;
+    struct sched_event *events; // (2 * seqs_max)
+
+    uv_prepare_t prepare;    // active while dirty: plans before the loop sleeps
+    uint64_t done_ns;        // arrival of the completion whose successor is not planned yet; 0: none
+    struct engine_step step; // of that completion
+    void (*on_freed)(void *owner);
+};
+
+static void engine_dirty(struct engine *engine);
+
+/* ---- one step ---- */
+
+static void step_report(struct engine *engine, bool planned)
+{
+    if (engine->done_ns == 0) return;
+    engine->step.turn_ns = planned ? clock_mono_ns() - engine->done_ns : 0;
+    engine->done_ns = 0;
+    engine->conf.callbacks->on_step(engine->conf.owner, &engine->step);
+}
+
+/* Plans the next step and pushes it; the plan is kept to verify the answer against. */
+static void step_plan(struct engine *engine)
+{
+    if (group_state(engine->group) != GROUP_READY || sched_in_flight(engine->sched)) return;
+    int seqs = sched_plan(engine->sched, clock_mono_ns(), engine->writer);
+    if (seqs > 0) {
+        size_t slot_bytes;
+        void *slot = link_plan_slot(group_link(engine->group), &slot_bytes);
+        CHECK(slot); // one step in flight, LINK_SLOTS slots
+        size_t bytes = plan_writer_finish(engine->writer, engine->plan_bytes, slot_bytes);
+        int r = plan_verify(engine->plan_bytes, bytes, &engine->limits, &engine->plan, NULL);
+        CHECK(r == 0); // our own writer
+        memcpy(slot, engine->plan_bytes, bytes);
+        link_plan_push(group_link(engine->group), bytes);
+        group_step_begin(engine->group);
+    }
+    step_report(engine, seqs > 0);
+}
+
+static void before_sleep(uv_prepare_t *prepare)
+{
+    struct engine *engine = prepare->data;
+    uv_prepare_stop(prepare);
+    step_plan(engine);
+}
+
+static void engine_dirty(struct engine *engine)
+{
+    if (!uv_is_active((uv_handle_t *)&engine->prepare)) uv_prepare_start(&engine->prepare, before_sleep);
+}
+
+static int completion_take(struct engine *engine, size_t bytes)
+{
+    struct done_view done;
+    int r = done_verify(engine->done_bytes, bytes, &engine->limits, &engine->plan, &done, NULL);
+    if (r < 0) return r;
+    if (done.header->status < 0) return done.header->status;
+    engine->done_ns = clock_mono_ns();
+    engine->step = (struct engine_step){
+        .seq_count = done.header->seq_count,
+        .token_count = engine->plan.header->token_count,
+        .step_ns = done.header->step_ns,
+        .forward_ns = done.header->forward_ns,
+        .sample_ns = done.header->sample_ns,
+    };
+    int count = sched_complete(engine->sched, engine->done_ns, &done, engine->events);
+    if (count < 0) return count;
+    for (int i = 0; i < count; i++) {
+        engine->step.sampled_count += engine->events[i].kind == SCHED_TOKEN;
+        engine->conf.callbacks->on_event(engine->conf.owner, &engine->events[i], done.tops);
+    }
+    return 0;
+}
+
+static void completions_pop(struct engine *engine)
+{
+    size_t bytes;
+    for (;;) {
+        int r = link_done_pop(group_link(engine->group), engine->done_bytes, engine->done_bytes_max, &bytes);
+        if (r == -EAGAIN) return;
+        if (r == 0 && !sched_in_flight(engine->sched)) r = ERR_PEER; // an answer nobody asked for
+        if (r == 0) r = completion_take(engine, bytes);
+        group_step_end(engine->group);
+        if (r < 0) {
+            group_kill(engine->group);
+            return;
+        }
+        engine_dirty(engine);
+    }
+}
+
+/* ---- the group's callbacks ---- */
+
+static void group_ready(void *owner)
+{
+    struct engine *engine = owner;
+    engine->conf.callbacks->on_ready(engine->conf.owner);
+    engine_dirty(engine);
+}
+
+static void group_progress(void *owner, uint32_t permille)
+{
+    struct engine *engine = owner;
+    engine->conf.callbacks->on_progress(engine->conf.owner, permille);
+}
+
+static void group_done(void *owner)
+{
+    completions_pop(owner);
+}
+
+static void group_lost(void *owner, const char *reason)
+{
+    struct engine *engine = owner;
+    completions_pop(engine); // what it finished before it died counts
+    if (sched_in_flight(engine->sched)) sched_lost(engine->sched, clock_mono_ns());
+    step_report(engine, false);
+    engine->conf.callbacks->on_lost(engine->conf.owner, reason);
+}
+
+static void group_failed(void *owner, int exit_status, const char *reason)
+{
+    struct engine *engine = owner;
+    engine->conf.callbacks->on_failed(engine->conf.owner, exit_status, reason);
+}
+
+static void group_stopped(void *owner)
+{
+    struct engine *engine = owner;
+    engine->conf.callbacks->on_stopped(engine->conf.owner);
+}
+
+static const struct group_callbacks group_callbacks = {
+    .on_ready = group_ready,
+    .on_progress = group_progress,
+    .on_done = group_done,
+    .on_lost = group_lost,
+    .on_failed = group_failed,
+    .on_stopped = group_stopped,
+};
+
+/* ---- making and freeing ---- */
+
+/* Pages for cache_bytes, or by default for a quarter of seqs_max full sequences within a quarter of memory;
+ * always at least one full sequence. */
+static int pages_decide(struct engine *engine, struct err *err)
+{
+    const struct sched_conf *sched = &engine->conf.sched;
+    uint64_t page_bytes = engine->geometry.page_bytes,
+             seq_pages = (sched->model_len_max + PAGE_TOKENS - 1) / PAGE_TOKENS;
+    uint64_t bytes = engine->conf.cache_bytes;
+    if (bytes == 0) {
+        uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+        uint64_t share = (sched->seqs_max + 3) / 4;
+        bytes = share * seq_pages * page_bytes;
+        if (bytes > memory / 4) bytes = memory / 4;
+    }
+    uint64_t pages = bytes / page_bytes;
+    if (pages > PAGES_MAX) pages = PAGES_MAX;
+    if (pages < seq_pages)
+        return ERR(err, ERR_CONFIG,
+                   "the KV cache is too small: one sequence of --max-model-len %" PRIu32
+                   " tokens needs %" PRIu64 " MiB, --kv-cache-memory-bytes gives %" PRIu64 " MiB",
+                   sched->model_len_max, (seq_pages * page_bytes + MIB(1) - 1) >> 20, bytes >> 20);
+    engine->geometry.page_count = (uint32_t)pages;
+    return 0;
+}
+
+static int pool_make(struct engine *engine, struct err *err)
+{
+    const struct model_facts *facts = &engine->conf.facts;
+    engine->geometry = (struct pool_geometry){
+        .page_tokens = PAGE_TOKENS,
+        .rank_count = 1,
+        .kv_type = engine->conf.kv_type,
+        .layer_count = facts->layer_count,
+        .head_count_kv = facts->head_count_kv,
+        .head_dims = facts->head_dims,
+        .page_bytes = pool_page_bytes(engine->conf.kv_type, facts->layer_count, facts->head_count_kv,
+                                      facts->head_dims),
+        .model_digest = engine->conf.model_digest,
+    };
+    int r = pages_decide(engine, err);
+    if (r < 0) return r;
+    struct pool_owner owner;
+    r = owner_self(&owner, err);
+    if (r < 0) return r;
+    owner.epoch = clock_wall_ns();
+    engine->conf.sched.epoch = owner.epoch;
+    r = segment_create(engine->instance, "kv.0", engine->geometry.page_bytes * engine->geometry.page_count,
+                       &engine->kv, err);
+    if (r < 0) return r;
+    r = segment_create(engine->instance, "meta", pool_meta_bytes(&engine->geometry), &engine->meta, err);
+    if (r < 0) return r;
+    return pool_format(engine->meta.base, engine->meta.bytes, &engine->geometry, &owner, &engine->pool, err);
+}
+
+static int parts_make(struct engine *engine, struct err *err)
+{
+    const struct engine_conf *conf = &engine->conf;
+    int r = prefix_new(engine->pool, &engine->prefix);
+    if (r == 0) r = sched_new(&conf->sched, engine->pool, engine->prefix, &engine->sched);
+    sched_plan_limits(&conf->sched, &engine->geometry, conf->facts.vocab_count, &engine->limits);
+    if (r == 0) r = plan_writer_new(&engine->limits, &engine->writer);
+    engine->done_bytes_max = done_bytes_max(&engine->limits);
+    engine->plan_bytes = malloc(plan_bytes_max(&engine->limits));
+    engine->done_bytes = malloc(engine->done_bytes_max);
+    engine->events = calloc(2 * (size_t)conf->sched.seqs_max, sizeof *engine->events);
+    if (r == 0 && (!engine->plan_bytes || !engine->done_bytes || !engine->events)) r = -ENOMEM;
+    if (r < 0) return ERR(err, r, "out of memory");
+    struct group_conf group = {
+        .loop = conf->loop,
+        .instance = engine->instance,
+        .worker_path = conf->worker_path,
+        .model_path = conf->model_path,
+        .threads = conf->threads,
+        .epoch = conf->sched.epoch,
+        .limits = engine->limits,
+        .stall_ns_max = conf->stall_ns_max,
+        .callbacks = &group_callbacks,
+        .owner = engine,
+    };
+    return group_new(&group, &engine->group, err);
+}
+
+/* A dead daemon's names: adopting its pool is a later issue; until then they are removed, and said so. */
+static void leftovers_remove(const char *instance, char *ret_text, size_t text_bytes)
+{
+    struct pool_leftover leftover;
+    ret_text[0] = 0;
+    if (pool_leftover(instance, &leftover) > 0)
+        (void)snprintf(ret_text, text_bytes, "removed the pool of dead process %lld (%u cached pages)",
+                       (long long)leftover.pid, leftover.sealed_count); // may be cut
+    (void)segment_unlink_all(instance); // what cannot be removed fails at segment_create, with its reason
+}
+
+int engine_new(const struct engine_conf *conf, struct engine **ret_engine, char *ret_leftover,
+               size_t leftover_bytes, struct err *err)
+{
+    struct engine *engine = calloc(1, sizeof *engine);
+    if (!engine) return ERR(err, -ENOMEM, "out of memory");
+    engine->conf = *conf;
+    engine->lock_fd = -1;
+    engine->instance = strdup(conf->instance);
+    int r = engine->instance ? 0 : ERR(err, -ENOMEM, "out of memory");
+    if (r == 0) r = segment_lock(conf->instance, &engine->lock_fd, err);
+    if (r < 0) goto fail;
+    leftovers_remove(conf->instance, ret_leftover, leftover_bytes);
+    r = pool_make(engine, err);
+    if (r == 0) r = parts_make(engine, err);
+    if (r < 0) goto fail;
+    (void)uv_prepare_init(conf->loop, &engine->prepare); // cannot fail
+    engine->prepare.data = engine;
+    struct {
+        struct hash128 digest;
+        uint64_t kv_type;
+    } root = {conf->model_digest, conf->kv_type};
+    engine->root_key = hash128(&root, sizeof root);
+    *ret_engine = engine;
+    return 0;
+fail:
+    engine_free(engine, NULL);
+    return r;
+}
+
+int engine_start(struct engine *engine, struct err *err)
+{
+    return group_start(engine->group, err);
+}
+
+void engine_stop(struct engine *engine)
+{
+    group_stop(engine->group);
+}
+
+/* Memory and names, once nothing of libuv refers to the engine. */
+static void engine_release(struct engine *engine)
+{
+    void (*on_freed)(void *) = engine->on_freed;
+    void *owner = engine->conf.owner;
+    plan_writer_free(engine->writer);
+    sched_free(engine->sched);
+    prefix_free(engine->prefix);
+    pool_free(engine->pool);
+    segment_close(&engine->meta);
+    segment_close(&engine->kv);
+    if (engine->lock_fd >= 0) {
+        (void)segment_unlink_all(engine->instance); // names are gone at a clean exit
+        close(engine->lock_fd);
+    }
+    free(engine->plan_bytes);
+    free(engine->done_bytes);
+    free(engine->events);
+    free(engine->instance);
+    free(engine);
+    if (on_freed) on_freed(owner);
+}
+
+static void prepare_closed(uv_handle_t *handle)
+{
+    engine_release(handle->data);
+}
+
+static void group_freed(void *owner)
+{
+    struct engine *engine = owner;
+    uv_close((uv_handle_t *)&engine->prepare, prepare_closed);
+}
+
+void engine_free(struct engine *engine, void (*on_freed)(void *owner))
+{
+    if (!engine) return;
+    engine->on_freed = on_freed;
+    if (engine->group) group_free(engine->group, group_freed);
+    else engine_release(engine);
+}
+
+/* ---- requests ---- */
+
+int engine_submit(struct engine *engine, struct sched_request *request, uint64_t *ret_seq_id)
+{
+    request->root_key = engine->root_key;
+    int r = sched_submit(engine->sched, request, ret_seq_id);
+    if (r == 0) engine_dirty(engine);
+    return r;
+}
+
+void engine_remove(struct engine *engine, uint64_t seq_id)
+{
+    sched_remove(engine->sched, seq_id, clock_mono_ns());
+    engine_dirty(engine); // pages came free
+}
+
+void engine_pause(struct engine *engine, uint64_t seq_id, bool paused)
+{
+    sched_pause(engine->sched, seq_id, paused);
+    if (!paused) engine_dirty(engine);
+}
+
+bool engine_queue_full(const struct engine *engine)
+{
+    return sched_queue_full(engine->sched);
+}
+
+bool engine_ready(const struct engine *engine)
+{
+    return group_state(engine->group) == GROUP_READY;
+}
+
+void engine_seq_info(const struct engine *engine, uint64_t seq_id, struct sched_seq_info *ret_info)
+{
+    sched_seq_info(engine->sched, seq_id, ret_info);
+}
+
+void engine_stats(const struct engine *engine, struct engine_stats *ret_stats)
+{
+    *ret_stats = (struct engine_stats){
+        .page_count = engine->geometry.page_count,
+        .pages_free = pool_free_count(engine->pool),
+        .pages_filling = pool_filling_count(engine->pool),
+        .pages_sealed = pool_sealed_count(engine->pool),
+        .pages_idle = prefix_idle_count(engine->prefix),
+        .page_bytes = engine->geometry.page_bytes,
+        .evictions = prefix_evictions(engine->prefix),
+        .restarts = group_restarts(engine->group),
+        .worker_pid = group_pid(engine->group),
+    };
+    sched_stats(engine->sched, &ret_stats->sched);
+}

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* engine - pool, prefix index, scheduler and worker group as one thing that generates tokens.
+ *
+ * Submissions and completions only record; once per turn of the loop, before it sleeps, the engine plans
+ * the next step if none is in flight. When a worker dies its step is planned again on the next one, so
+ * requests go on with the same tokens. Everything happens on the loop thread. */
+#ifndef KVASIR_DAEMON_ENGINE_H
+#define KVASIR_DAEMON_ENGINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <uv.h>
+
+#include "common/base/err.h"
+#include "common/gguf/facts.h"
+#include "daemon/sched.h"
+
+struct engine; // opaque
+
+struct engine_step { // of one answered step, for metrics
+    uint32_t seq_count, token_count, sampled_count;
+    uint64_t step_ns, forward_ns, sample_ns;
+    uint64_t turn_ns; // from the completion's arrival to the next plan pushed; 0 when none followed
+};
+
+struct engine_callbacks {
+    void (*on_event)(void *owner, const struct sched_event *event, const struct done_top *tops);
+    void (*on_ready)(void *owner); // also after each restart
+    void (*on_progress)(void *owner, uint32_t permille);
+    void (*on_lost)(void *owner, const char *reason);
+    void (*on_failed)(void *owner, int exit_status, const char *reason);
+    void (*on_step)(void *owner, const struct engine_step *step);
+    void (*on_stopped)(void *owner);
+};
+
+struct engine_conf {
+    uv_loop_t *loop;
+    const char *instance;
+    const char *worker_path, *model_path;
+    uint32_t threads;
+    uint64_t
+        cache_bytes; // of pages; 0: enough for seqs_max / 4 sequences of full length, at most a quarter of memory
+    enum kv_type kv_type;
+    struct sched_conf sched; // epoch is set here
+    struct model_facts facts;
+    struct hash128 model_digest;
+    uint64_t stall_ns_max;
+    const struct engine_callbacks *callbacks;
+    void *owner;
+};
+
+/* Takes the instance's lock, removes what a dead daemon left (*ret_leftover says what, "" if nothing), makes
+ * pool and link. ERR_BUSY: another daemon holds the instance. */
+int engine_new(const struct engine_conf *conf, struct engine **ret_engine, char *ret_leftover,
+               size_t leftover_bytes, struct err *err);
+int engine_start(struct engine *engine, struct err *err); // starts the worker; on_ready or on_failed follows
+void engine_stop(struct engine *engine);                  // on_stopped follows
+/* After on_stopped or on_failed, or if never started: frees, removes every name. */
+void engine_free(struct engine *engine, void (*on_freed)(void *owner));
+
+/* See sched_submit. The root key is the engine's: hash(model digest, KV type). */
+int engine_submit(struct engine *engine, struct sched_request *request, uint64_t *ret_seq_id);
+void engine_remove(struct engine *engine, uint64_t seq_id);
+void engine_pause(struct engine *engine, uint64_t seq_id, bool paused);
+bool engine_queue_full(const struct engine *engine);
+bool engine_ready(const struct engine *engine);
+void engine_seq_info(const struct engine *engine, uint64_t seq_id, struct sched_seq_info *ret_info);
+
+struct engine_stats {
+    struct sched_stats sched;
+    uint32_t page_count, pages_free, pages_filling, pages_sealed, pages_idle;
+    uint64_t page_bytes, evictions, restarts;
+    int64_t worker_pid;
+};
+void engine_stats(const struct engine *engine, struct engine_stats *ret_stats);
+
+#endif
