@@ -71,8 +71,8 @@ struct pool_header {
  * I3: SEALED => filled == page_tokens and key == chain(parent's key, tokens). I4: parent is PAGE_NONE or a
  * SEALED page whose generation is parent_generation. */
 struct page_desc {
-    uint32_t state;      // enum page_state
-    uint32_t generation; // grows with every FREE -> FILLING
+    uint32_t state;      // enum page_state; stored with release, last of a change to SEALED (pool.c)
+    uint32_t generation; // grows with every FREE -> FILLING, before the state changes; 0: never granted
     uint32_t refcount;   // sequences that hold it; 0 and SEALED: cached, evictable
     uint32_t filled;     // tokens whose payload is complete, 0..page_tokens
     struct hash128 key;  // valid when SEALED

@@ -20,8 +20,12 @@ struct pool_owner { // identity stored in the header
     uint64_t epoch;
 };
 
+/* Payload bytes of one page of one rank; 0 for a type without a store (yet) or when it overflows. */
 uint64_t pool_page_bytes(enum kv_type type, uint32_t layer_count, uint32_t head_count_kv, uint32_t head_dims);
-size_t pool_meta_bytes(const struct pool_geometry *geometry); // size of the meta segment
+size_t pool_meta_bytes(const struct pool_geometry *geometry); // size of the meta segment; a verified geometry
+/* Counts and sizes in range and page_bytes as pool_page_bytes says; page_bytes 0 is a pool without payload
+ * (a simulation; the shape is then not looked at). 0, or ERR_LIMIT / ERR_UNSUPPORTED with the reason. */
+int pool_geometry_verify(const struct pool_geometry *geometry, struct err *err);
 uint64_t pool_layout_sum(void);
 
 /* Formats meta (zeroed, meta_bytes long, page-aligned) and stores the magic last. Borrows meta until
@@ -32,10 +36,14 @@ void pool_free(struct pool *pool); // NULL is fine
 
 /* Verifies a mapped meta segment's header (any process): magic, version, sum, sizes, offsets. */
 int pool_header_verify(const void *meta, size_t meta_bytes, struct err *err);
+/* The same over a private copy, for a reader that goes on to use its numbers. ERR_FORMAT, ERR_VERSION, or
+ * -EAGAIN while the magic is not stored yet. */
+int pool_header_copy(const void *meta, size_t meta_bytes, struct pool_header *ret_header, struct err *err);
 
 const struct pool_geometry *pool_geometry(const struct pool *pool);
 const struct page_desc *pool_desc(const struct pool *pool, uint32_t page_idx);
 const uint32_t *pool_tokens(const struct pool *pool, uint32_t page_idx); // (page_tokens)
+const uint64_t *pool_sums(const struct pool *pool, uint32_t page_idx);   // (rank_count), valid when SEALED
 
 uint32_t pool_free_count(const struct pool *pool);
 uint32_t pool_filling_count(const struct pool *pool);

@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* segment - named POSIX shared memory: /kvasir-<instance>-<part>, mode 0600. */
+/* segment - named POSIX shared memory: /kvasir-<instance>-<part>, mode 0600.
+ *
+ * instance: 1..INSTANCE_BYTES_MAX of [a-z0-9_-]. part: [a-z0-9.]+, no '-', so that the names of instance
+ * "a" are never mistaken for those of "a-b". Parts: meta, kv.<rank>, link.<group>, lock,
+ * weights.<digest>.<rank>. A segment that another user owns, or that others may open, is refused
+ * with -EPERM: /dev/shm is writable for everyone and a name can be squatted. */
 #ifndef KVASIR_SHM_SEGMENT_H
 #define KVASIR_SHM_SEGMENT_H
 
@@ -8,28 +13,40 @@
 
 #include "common/base/err.h"
 
+enum { SEGMENT_NAME_BYTES = 128 };
+
 struct segment {
     void *base; // mapped; NULL when closed
     size_t bytes;
-    char name[80]; // with the leading '/'
+    char name[SEGMENT_NAME_BYTES]; // with the leading '/'
 };
 
+/* 0, or ERR_CONFIG with the reason. */
+int segment_instance_check(const char *instance, struct err *err);
+
 /* Creates (O_EXCL), reserves every byte with posix_fallocate so that a full /dev/shm is one clear error
- * now ("need N MiB, have M MiB in /dev/shm") and never a SIGBUS later, and maps it read-write, zeroed. */
+ * now ("need N MiB, have M MiB in /dev/shm") and never a SIGBUS later, and maps it read-write, zeroed.
+ * -EEXIST when the name is there. */
 int segment_create(const char *instance, const char *part, size_t bytes, struct segment *ret_segment,
                    struct err *err);
-/* Opens an existing one, read-only or read-write; its size comes from fstat. */
+/* Opens an existing one, read-only or read-write; its size comes from fstat. -ENOENT when there is none. */
 int segment_open_read(const char *instance, const char *part, struct segment *ret_segment, struct err *err);
 int segment_open_write(const char *instance, const char *part, struct segment *ret_segment, struct err *err);
 void segment_close(struct segment *segment);                // unmaps; a zeroed struct is fine
 int segment_unlink(const char *instance, const char *part); // 0, also when there was none
 bool segment_exists(const char *instance, const char *part);
 
-/* Removes every /kvasir-<instance>-* name; returns how many. */
+/* Calls fn with the part and size of every segment of the instance, in name order, until it returns
+ * non-zero, and returns that; else 0, or -errno. */
+int segment_each(const char *instance, int (*fn)(void *arg, const char *part, size_t bytes), void *arg);
+
+/* Removes every /kvasir-<instance>-* name but the lock; returns how many, or -errno. */
 int segment_unlink_all(const char *instance);
 
-/* One daemon per instance: an flock on /kvasir-<instance>-lock (a segment of 0 bytes) held for the life
- * of the process. ERR_BUSY names the holder's pid. The name stays. */
+/* One daemon per instance: an flock on /kvasir-<instance>-lock, held for the life of the process and
+ * released by the kernel however that ends. The file holds the pid of its holder as text, for the
+ * message: ERR_BUSY names it. The descriptor is close-on-exec, so that a worker cannot inherit the lock. */
 int segment_lock(const char *instance, int *ret_fd, struct err *err);
+void segment_unlock(const char *instance, int fd); // removes the name and releases; at a clean end
 
 #endif

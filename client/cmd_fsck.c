@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cmd_fsck - see cmd_fsck.h. Report on stdout, errors on stderr; nothing is repaired: the daemon
+ * recomputes what it cannot trust, so there is nothing for a person to repair. */
+#include "client/cmd_fsck.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/base/buf.h"
+#include "common/base/limits.h"
+#include "common/shm/audit.h"
+
+enum { EXIT_CLEAN = 0, EXIT_FAULTS = 1, EXIT_USAGE = 64, EXIT_NO_POOL = 69, EXIT_OS = 71 };
+
+static const char usage[] = "usage: kvasir fsck [--instance NAME] [--json] [--no-payload]\n"
+                            "Audits the page pool of an instance (default: default) without touching it.\n"
+                            "  --json        one JSON object instead of a report\n"
+                            "  --no-payload  do not recompute payload checksums\n"
+                            "Exit status: 0 clean, 1 faults, 69 no such pool.\n";
+
+struct fsck {
+    const char *instance;
+    unsigned flags; // enum audit_flags
+    bool json;
+};
+
+static const char *kv_type_name(uint32_t kv_type)
+{
+    static const char *const names[] = {"f16", "bf16", "q8", "q4"};
+    return kv_type < sizeof names / sizeof *names ? names[kv_type] : "?";
+}
+
+static void print_text(const struct fsck *fsck, const struct audit_report *report)
+{
+    const struct pool_geometry *g = &report->geometry;
+    printf("pool     %s, %s", fsck->instance, report->header_valid ? "header valid" : "header unusable");
+    if (report->header_valid)
+        printf(", owner process %" PRId64 " %s", report->daemon_pid, report->owner_alive ? "alive" : "dead");
+    printf("\n");
+    if (report->header_valid) {
+        printf("shape    %u pages of %u tokens, %u layers x %u KV heads x %u dims, %s, %u rank%s\n",
+               g->page_count, g->page_tokens, g->layer_count, g->head_count_kv, g->head_dims,
+               kv_type_name(g->kv_type), g->rank_count, g->rank_count == 1 ? "" : "s");
+        printf("model    %016" PRIx64 "%016" PRIx64 "\n", g->model_digest.high, g->model_digest.low);
+    }
+    printf("memory   meta %.1f MiB, payload %.1f MiB, %u links %.1f MiB, %u weights %.1f MiB\n",
+           (double)report->meta_bytes / (double)MIB(1), (double)report->payload_bytes / (double)MIB(1),
+           report->link_count, (double)report->link_bytes / (double)MIB(1), report->weight_count,
+           (double)report->weight_bytes / (double)MIB(1));
+    if (report->header_valid) {
+        printf("pages    %u free, %u filling, %u sealed (%u in use, %u roots), %u changing\n",
+               report->free_count, report->filling_count, report->sealed_count, report->pinned_count,
+               report->root_count, report->changed_count);
+        printf("checked  %u key chains, %" PRIu64 " payload checksums\n", report->chain_count,
+               report->sum_count);
+    }
+    printf("faults   %u\n", report->fault_count);
+    for (uint32_t i = 0; i < report->fault_count && i < AUDIT_FAULTS_MAX; i++)
+        printf("  %s\n", report->faults[i]);
+    if (report->fault_count > AUDIT_FAULTS_MAX)
+        printf("  ... and %u more\n", report->fault_count - AUDIT_FAULTS_MAX);
+}
+
+static int print_json(const struct fsck *fsck, const struct audit_report *report)
+{
+    const struct pool_geometry *g = &report->geometry;
+    struct buf out;
+    buf_init(&out, KIB(64));
+    (void)buf_printf(&out, "{\"instance\":\"%s\",\"header_valid\":%s,\"owner_pid\":%" PRId64, fsck->instance,
+                     report->header_valid ? "true" : "false", report->daemon_pid); // buf.error is sticky
+    (void)buf_printf(&out, ",\"owner_alive\":%s,\"epoch\":%" PRIu64, report->owner_alive ? "true" : "false",
+                     report->epoch);
+    (void)buf_printf(&out,
+                     ",\"pages\":%u,\"page_tokens\":%u,\"page_bytes\":%" PRIu64
+                     ",\"layers\":%u,\"kv_heads\":%u,\"head_dims\":%u,\"kv_type\":\"%s\",\"ranks\":%u",
+                     g->page_count, g->page_tokens, g->page_bytes, g->layer_count, g->head_count_kv,
+                     g->head_dims, kv_type_name(g->kv_type), g->rank_count);
+    (void)buf_printf(&out, ",\"model_digest\":\"%016" PRIx64 "%016" PRIx64 "\"", g->model_digest.high,
+                     g->model_digest.low);
+    (void)buf_printf(&out,
+                     ",\"meta_bytes\":%" PRIu64 ",\"payload_bytes\":%" PRIu64
+                     ",\"links\":%u,\"link_bytes\":%" PRIu64 ",\"weights\":%u,\"weight_bytes\":%" PRIu64,
+                     report->meta_bytes, report->payload_bytes, report->link_count, report->link_bytes,
+                     report->weight_count, report->weight_bytes);
+    (void)buf_printf(&out,
+                     ",\"free\":%u,\"filling\":%u,\"sealed\":%u,\"pinned\":%u,\"roots\":%u,\"changing\":%u",
+                     report->free_count, report->filling_count, report->sealed_count, report->pinned_count,
+                     report->root_count, report->changed_count);
+    (void)buf_printf(&out,
+                     ",\"chains_checked\":%u,\"sums_checked\":%" PRIu64 ",\"fault_count\":%u,\"faults\":[",
+                     report->chain_count, report->sum_count, report->fault_count);
+    for (uint32_t i = 0; i < report->fault_count && i < AUDIT_FAULTS_MAX; i++) {
+        if (i > 0) (void)buf_putc(&out, ',');
+        (void)buf_put_json_string(&out, report->faults[i], strlen(report->faults[i]));
+    }
+    (void)buf_puts(&out, "]}\n");
+    int r = out.error;
+    if (r == 0) (void)fputs(buf_text(&out), stdout); // the flush below tells
+    buf_done(&out);
+    return r;
+}
+
+/* 0 to go on, else 1 + exit status. */
+static int parse_args(int argc, char **argv, struct fsck *fsck)
+{
+    static const struct option options[] = {
+        {"instance", required_argument, NULL, 'i'},
+        {"json", no_argument, NULL, 'j'},
+        {"no-payload", no_argument, NULL, 'n'},
+        {"help", no_argument, NULL, 'h'},
+        {NULL, 0, NULL, 0},
+    };
+    *fsck = (struct fsck){.instance = "default", .flags = AUDIT_PAYLOAD};
+    optind = 0; // a command of the kvasir program: start over
+    for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+        switch (c) {
+        case 'i': fsck->instance = optarg; break;
+        case 'j': fsck->json = true; break;
+        case 'n': fsck->flags &= ~(unsigned)AUDIT_PAYLOAD; break;
+        case 'h': (void)fputs(usage, stdout); return 1 + EXIT_CLEAN;
+        default: (void)fputs(usage, stderr); return 1 + EXIT_USAGE;
+        }
+    }
+    if (optind < argc) {
+        (void)fputs(usage, stderr);
+        return 1 + EXIT_USAGE;
+    }
+    return 0;
+}
+
+int cmd_fsck(int argc, char **argv)
+{
+    struct fsck fsck;
+    int r = parse_args(argc, argv, &fsck);
+    if (r > 0) return r - 1;
+    struct audit_report report;
+    struct err err = {0};
+    r = audit_pool(fsck.instance, fsck.flags, &report, &err);
+    if (r == -ENOENT) {
+        fprintf(stderr, "kvasir fsck: instance %s has no pool\n", fsck.instance);
+        return EXIT_NO_POOL;
+    }
+    if (r < 0) {
+        fprintf(stderr, "kvasir fsck: %s\n", err.text);
+        return err_exit_status(r);
+    }
+    r = 0;
+    if (fsck.json) r = print_json(&fsck, &report);
+    else print_text(&fsck, &report);
+    if (r < 0 || fflush(stdout) != 0) {
+        fprintf(stderr, "kvasir fsck: cannot write the report\n");
+        return EXIT_OS;
+    }
+    return report.fault_count > 0 ? EXIT_FAULTS : EXIT_CLEAN;
+}

@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* segment - named POSIX shared memory. Stateless: a struct segment is owned by who opened it. */
+#include "common/shm/segment.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "common/base/check.h"
+#include "common/base/limits.h"
+
+static const char shm_dir[] = "/dev/shm"; // where glibc keeps the names of shm_open(3)
+static const char lock_part[] = "lock";
+
+int segment_instance_check(const char *instance, struct err *err)
+{
+    size_t len = strlen(instance);
+    if (len == 0 || len > INSTANCE_BYTES_MAX)
+        return ERR(err, ERR_CONFIG, "instance name: %zu bytes, wanted 1 to %d", len, INSTANCE_BYTES_MAX);
+    if (strspn(instance, "abcdefghijklmnopqrstuvwxyz0123456789_-") != len)
+        return ERR(err, ERR_CONFIG, "instance name: only a-z, 0-9, _ and - are allowed");
+    return 0;
+}
+
+static bool part_is_valid(const char *part)
+{
+    size_t len = strlen(part);
+    return len > 0 && strspn(part, "abcdefghijklmnopqrstuvwxyz0123456789.") == len;
+}
+
+static int make_name(const char *instance, const char *part, char name[static SEGMENT_NAME_BYTES],
+                     struct err *err)
+{
+    int r = segment_instance_check(instance, err);
+    if (r < 0) return r;
+    CHECK(part_is_valid(part)); // parts are our own literals
+    int n = snprintf(name, SEGMENT_NAME_BYTES, "/kvasir-%s-%s", instance, part);
+    if (n >= SEGMENT_NAME_BYTES) return ERR(err, -ENAMETOOLONG, "segment name of part %s is too long", part);
+    return 0;
+}
+
+/* Asks first, because a reservation that fails half-way has for a moment taken all there was. */
+static int reserve(int fd, size_t bytes, const char *name, struct err *err)
+{
+    struct statvfs fs;
+    if (fstatvfs(fd, &fs) < 0) return err_sys(err, errno, "%s: cannot ask for free space", name);
+    uint64_t have = (uint64_t)fs.f_bavail * fs.f_frsize;
+    bool bounded = fs.f_blocks > 0; // a tmpfs mounted with size=0 reports no blocks
+    int r = bounded && bytes > have ? ENOSPC : EINTR;
+    while (r == EINTR) r = posix_fallocate(fd, 0, (off_t)bytes);
+    if (r == ENOSPC)
+        return ERR(err, -ENOSPC, "%s: need %zu MiB, have %zu MiB in %s", name, bytes / MIB(1) + 1,
+                   (size_t)(have / MIB(1)), shm_dir);
+    if (r != 0) return err_sys(err, r, "%s: cannot reserve %zu bytes", name, bytes);
+    return 0;
+}
+
+static int map(int fd, size_t bytes, int protection, const char *name, void **ret_base, struct err *err)
+{
+    void *base = mmap(NULL, bytes, protection, MAP_SHARED, fd, 0);
+    if (base == MAP_FAILED) return err_sys(err, errno, "%s: cannot map %zu bytes", name, bytes);
+    *ret_base = base;
+    return 0;
+}
+
+int segment_create(const char *instance, const char *part, size_t bytes, struct segment *ret_segment,
+                   struct err *err)
+{
+    CHECK(bytes > 0);
+    struct segment segment = {.bytes = bytes};
+    int r = make_name(instance, part, segment.name, err);
+    if (r < 0) return r;
+    if (bytes > (size_t)INT64_MAX) return ERR(err, ERR_LIMIT, "%s: %zu bytes", segment.name, bytes);
+    int fd = shm_open(segment.name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0) return err_sys(err, errno, "%s: cannot create", segment.name);
+    r = reserve(fd, bytes, segment.name, err);
+    if (r == 0) r = map(fd, bytes, PROT_READ | PROT_WRITE, segment.name, &segment.base, err);
+    (void)close(fd); // the mapping holds the memory; a close of shared memory has nothing to flush
+    if (r < 0) {
+        (void)shm_unlink(segment.name); // ours a moment ago; the first error is the one to report
+        return r;
+    }
+    *ret_segment = segment;
+    return 0;
+}
+
+/* A name that someone else could have made is not ours to trust. Root may look, not write. */
+static int owner_verify(const struct stat *st, bool writes, const char *name, struct err *err)
+{
+    bool may_look = !writes && geteuid() == 0;
+    if (st->st_uid != geteuid() && !may_look)
+        return ERR(err, -EPERM, "%s belongs to user %u, not to us", name, (unsigned)st->st_uid);
+    if (st->st_mode & 0077)
+        return ERR(err, -EPERM, "%s is open to other users (mode %04o)", name,
+                   (unsigned)st->st_mode & 07777u);
+    return 0;
+}
+
+static int open_existing(const char *instance, const char *part, bool writes, struct segment *ret_segment,
+                         struct err *err)
+{
+    struct segment segment = {.base = NULL};
+    int r = make_name(instance, part, segment.name, err);
+    if (r < 0) return r;
+    int fd = shm_open(segment.name, (writes ? O_RDWR : O_RDONLY) | O_CLOEXEC, 0);
+    if (fd < 0) return err_sys(err, errno, "%s: cannot open", segment.name);
+    struct stat st;
+    if (fstat(fd, &st) < 0) {
+        r = err_sys(err, errno, "%s: cannot stat", segment.name);
+        goto out;
+    }
+    r = owner_verify(&st, writes, segment.name, err);
+    if (r < 0) goto out;
+    if (st.st_size <= 0) {
+        r = ERR(err, ERR_FORMAT, "%s is empty", segment.name);
+        goto out;
+    }
+    segment.bytes = (size_t)st.st_size;
+    r = map(fd, segment.bytes, writes ? PROT_READ | PROT_WRITE : PROT_READ, segment.name, &segment.base, err);
+    if (r == 0) *ret_segment = segment;
+out:
+    (void)close(fd); // the mapping, if any, holds the memory
+    return r;
+}
+
+int segment_open_read(const char *instance, const char *part, struct segment *ret_segment, struct err *err)
+{
+    return open_existing(instance, part, false, ret_segment, err);
+}
+
+int segment_open_write(const char *instance, const char *part, struct segment *ret_segment, struct err *err)
+{
+    return open_existing(instance, part, true, ret_segment, err);
+}
+
+void segment_close(struct segment *segment)
+{
+    if (segment->base) CHECK(munmap(segment->base, segment->bytes) == 0);
+    *segment = (struct segment){.base = NULL};
+}
+
+int segment_unlink(const char *instance, const char *part)
+{
+    char name[SEGMENT_NAME_BYTES];
+    int r = make_name(instance, part, name, NULL);
+    if (r < 0) return r;
+    if (shm_unlink(name) < 0 && errno != ENOENT) return -errno;
+    return 0;
+}
+
+bool segment_exists(const char *instance, const char *part)
+{
+    char name[SEGMENT_NAME_BYTES], path[sizeof shm_dir + SEGMENT_NAME_BYTES];
+    if (make_name(instance, part, name, NULL) < 0) return false;
+    (void)snprintf(path, sizeof path, "%s%s", shm_dir, name); // fits by the sizes above
+    struct stat st;
+    return lstat(path, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+int segment_each(const char *instance, int (*fn)(void *arg, const char *part, size_t bytes), void *arg)
+{
+    int r = segment_instance_check(instance, NULL);
+    if (r < 0) return r;
+    char prefix[SEGMENT_NAME_BYTES];
+    size_t prefix_len = (size_t)snprintf(prefix, sizeof prefix, "kvasir-%s-", instance);
+    struct dirent **entries;
+    int count = scandir(shm_dir, &entries, NULL, alphasort);
+    if (count < 0) return -errno;
+    for (int i = 0; i < count; i++) {
+        const char *part = entries[i]->d_name + prefix_len;
+        char path[sizeof shm_dir + 1 + sizeof entries[i]->d_name];
+        struct stat st;
+        if (r == 0 && strncmp(entries[i]->d_name, prefix, prefix_len) == 0 && part_is_valid(part)) {
+            (void)snprintf(path, sizeof path, "%s/%s", shm_dir, entries[i]->d_name); // fits
+            if (lstat(path, &st) == 0 && S_ISREG(st.st_mode)) r = fn(arg, part, (size_t)st.st_size);
+        }
+        free(entries[i]);
+    }
+    free(entries);
+    return r;
+}
+
+struct unlink_all {
+    const char *instance;
+    int count;
+};
+
+static int unlink_one(void *arg, const char *part, size_t bytes)
+{
+    struct unlink_all *all = arg;
+    (void)bytes;
+    if (strcmp(part, lock_part) == 0) return 0; // see segment_unlock
+    int r = segment_unlink(all->instance, part);
+    if (r == 0) all->count++;
+    return r;
+}
+
+int segment_unlink_all(const char *instance)
+{
+    struct unlink_all all = {.instance = instance};
+    int r = segment_each(instance, unlink_one, &all);
+    return r < 0 ? r : all.count;
+}
+
+/* The name may be removed by its last holder between our open and our flock: then we hold a lock that no
+ * one else can find. True when name still leads to the file behind fd. */
+static bool name_leads_to(const char *name, int fd)
+{
+    struct stat by_name, by_fd;
+    char path[sizeof shm_dir + SEGMENT_NAME_BYTES];
+    (void)snprintf(path, sizeof path, "%s%s", shm_dir, name); // fits by the sizes above
+    if (lstat(path, &by_name) < 0 || fstat(fd, &by_fd) < 0) return false;
+    return by_name.st_dev == by_fd.st_dev && by_name.st_ino == by_fd.st_ino;
+}
+
+static int refuse_lock(int fd, const char *name, struct err *err)
+{
+    char text[32] = "";
+    ssize_t len = pread(fd, text, sizeof text - 1, 0);
+    long pid = len > 0 ? strtol(text, NULL, 10) : 0;
+    if (pid <= 0) return ERR(err, ERR_BUSY, "%s is held by another process", name);
+    return ERR(err, ERR_BUSY, "%s is held by process %ld", name, pid);
+}
+
+static int lock_open(const char *name, bool *ret_held, int *ret_fd, struct err *err)
+{
+    int fd = shm_open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0) return err_sys(err, errno, "%s: cannot open", name);
+    struct stat st;
+    int r = fstat(fd, &st) < 0 ? err_sys(err, errno, "%s: cannot stat", name)
+                               : owner_verify(&st, true, name, err);
+    if (r == 0 && flock(fd, LOCK_EX | LOCK_NB) < 0)
+        r = errno == EWOULDBLOCK ? refuse_lock(fd, name, err) : err_sys(err, errno, "%s: cannot lock", name);
+    if (r < 0) {
+        (void)close(fd); // nothing was written
+        return r;
+    }
+    *ret_held = name_leads_to(name, fd);
+    *ret_fd = fd;
+    return 0;
+}
+
+int segment_lock(const char *instance, int *ret_fd, struct err *err)
+{
+    enum { TRIES_MAX = 100 }; // each lost try is another daemon's whole life
+    char name[SEGMENT_NAME_BYTES], text[32];
+    int fd = -1, r = make_name(instance, lock_part, name, err);
+    bool held = false;
+    for (int i = 0; r == 0 && !held && i < TRIES_MAX; i++) {
+        r = lock_open(name, &held, &fd, err);
+        if (r == 0 && !held) (void)close(fd); // a lock on a file without a name
+    }
+    if (r < 0) return r;
+    if (!held) return ERR(err, ERR_BUSY, "%s changes hands all the time", name);
+    int len = snprintf(text, sizeof text, "%ld\n", (long)getpid());
+    if (ftruncate(fd, 0) < 0 || pwrite(fd, text, (size_t)len, 0) != len) {
+        // The pid is for a message only; the lock holds without it.
+    }
+    *ret_fd = fd;
+    return 0;
+}
+
+void segment_unlock(const char *instance, int fd)
+{
+    char name[SEGMENT_NAME_BYTES];
+    if (make_name(instance, lock_part, name, NULL) == 0)
+        (void)shm_unlink(name); // still held: whoever waits on this file will see that its name is gone
+    (void)close(fd);
+}
