@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* model - see model.h: opening, the table of architectures, and the checks around a step. */
+#include "worker/model.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/check.h"
+#include "common/base/limits.h"
+#include "worker/bind.h"
+#include "worker/model_arch.h"
+
+static const struct model_arch *const archs[] = {
+    &model_arch_llama,
+};
+
+static const struct model_arch *find_arch(const char *name)
+{
+    for (size_t i = 0; i < COUNT_OF(archs); i++) {
+        if (strcmp(archs[i]->name, name) == 0) return archs[i];
+    }
+    return NULL;
+}
+
+static int open_kern(struct model *model, const struct model_conf *conf, struct err *err)
+{
+    const struct model_facts *facts = &model->facts;
+    const struct kern_conf kern_conf = {
+        .threads = conf->threads,
+        .pin_threads = conf->pin_threads,
+        .rows_max = conf->rows_max,
+        .cache = conf->cache,
+        .rope = {.adjacent = facts->rope_order == ROPE_ADJACENT,
+                 .dims = facts->rope_dims,
+                 .angles = model->angles,
+                 .position_max = conf->position_max},
+        .head_count = facts->head_count,
+        .head_count_kv = facts->head_count_kv,
+        .head_dims = facts->head_dims,
+        .attention_scale = facts->attention_scale,
+        .rms_epsilon = facts->rms_epsilon,
+    };
+    return conf->ops->open(&kern_conf, &model->kern, err);
+}
+
+static int make_rows(struct model *model, struct err *err)
+{
+    const struct model_facts *facts = &model->facts;
+    const uint32_t heads_qkv = facts->head_count + 2 * facts->head_count_kv;
+    const struct {
+        uint32_t row_count, cols;
+        struct kern_rows **ret_rows;
+    } wanted[] = {
+        {model->rows_max, facts->embedding_dims, &model->x},
+        {model->rows_max, heads_qkv * facts->head_dims, &model->qkv},
+        {model->rows_max, facts->head_count * facts->head_dims, &model->attention},
+        {model->rows_max, facts->feed_forward_dims, &model->ffn},
+        {model->logits_max, facts->vocab_count, &model->logits},
+    };
+    for (size_t i = 0; i < COUNT_OF(wanted); i++) {
+        int r = model->ops->rows_new(model->kern, wanted[i].row_count, wanted[i].cols, wanted[i].ret_rows,
+                                     err);
+        if (r < 0) return r;
+    }
+    return 0;
+}
+
+/* The caller derives these from the same facts; a difference is a mistake in the house, not in a file. */
+static void check_conf(const struct model_facts *facts, const struct model_conf *conf)
+{
+    CHECK(conf->threads > 0);
+    CHECK(conf->rows_max > 0);
+    CHECK(conf->logits_max > 0);
+    CHECK(conf->logits_max <= conf->rows_max);
+    CHECK(conf->position_max > 0);
+    CHECK(conf->cache.base);
+    CHECK(conf->cache.page_tokens > 0);
+    CHECK(conf->cache.layer_count == facts->layer_count);
+    CHECK(conf->cache.head_count_kv == facts->head_count_kv);
+    CHECK(conf->cache.head_dims == facts->head_dims);
+}
+
+int model_open(const struct gguf *gguf, const struct model_facts *facts, const struct model_conf *conf,
+               struct model **ret_model, struct err *err)
+{
+    check_conf(facts, conf);
+    struct bind *bind = NULL;
+    struct model *model = calloc(1, sizeof(*model));
+    if (!model) return err_sys(err, ENOMEM, "model");
+    model->facts = *facts;
+    model->ops = conf->ops;
+    model->cache = conf->cache;
+    model->rows_max = conf->rows_max;
+    model->logits_max = conf->logits_max;
+    model->position_max = conf->position_max;
+    model->arch = find_arch(facts->architecture);
+    model->angles = calloc(facts->rope_dims / 2 + 1, sizeof(*model->angles));
+    model->layers = calloc(facts->layer_count, sizeof(*model->layers));
+    int r;
+    if (!model->angles || !model->layers) {
+        r = err_sys(err, ENOMEM, "model of %" PRIu32 " layers", facts->layer_count);
+        goto out;
+    }
+    if (!model->arch) {
+        r = ERR(err, ERR_UNSUPPORTED, "architecture %s has no forward pass", facts->architecture);
+        goto out;
+    }
+    r = bind_new(gguf, conf->progress, conf->progress_arg, &bind, err);
+    if (r < 0) goto out;
+    r = model->arch->angles(bind, facts, model->angles, err);
+    if (r < 0) goto out;
+    r = open_kern(model, conf, err);
+    if (r < 0) goto out;
+    bind_target(bind, model->ops, model->kern);
+    r = model->arch->bind(bind, model, err);
+    if (r < 0) goto out;
+    r = bind_finish(bind, err);
+    if (r < 0) goto out;
+    r = make_rows(model, err);
+    if (r < 0) goto out;
+    *ret_model = model;
+    model = NULL;
+out:
+    bind_free(bind);
+    model_close(model);
+    return r;
+}
+
+void model_close(struct model *model)
+{
+    if (!model) return;
+    if (model->kern) model->ops->close(model->kern);
+    free(model->layers);
+    free(model->angles);
+    free(model);
+}
+
+static int verify_seq(const struct model *model, const struct kern_batch *batch, uint32_t seq_idx,
+                      uint32_t row_first, struct err *err)
+{
+    const struct kern_seq *seq = &batch->seqs[seq_idx];
+    const char *why = NULL;
+    if (seq->row_first != row_first) why = "its rows do not follow those before";
+    else if (seq->row_count == 0 || seq->row_count > batch->row_count - row_first) why = "row count";
+    else if (seq->pos_first >= model->position_max) why = "position past the context";
+    else if (seq->row_count > model->position_max - seq->pos_first) why = "rows past the context";
+    else if ((seq->pos_first + seq->row_count - 1) / model->cache.page_tokens >= seq->page_count) {
+        why = "page table too short";
+    }
+    for (uint32_t i = 0; !why && i < seq->row_count; i++) {
+        if (batch->positions[row_first + i] != seq->pos_first + i) why = "positions out of order";
+        else if (batch->tokens[row_first + i] >= model->facts.vocab_count) why = "token out of range";
+    }
+    for (uint32_t i = 0; !why && i < seq->page_count; i++) {
+        if (seq->pages[i] >= model->cache.page_count) why = "page out of range";
+    }
+    return why ? ERR(err, ERR_INPUT, "batch: sequence %" PRIu32 ": %s", seq_idx, why) : 0;
+}
+
+/* The plan was verified before; this is the second of the pair, so that a mistake between them ends in a
+ * failed step and not in memory of another process. */
+static int verify_batch(const struct model *model, const struct kern_batch *batch, const uint32_t *logit_rows,
+                        uint32_t logit_count, struct err *err)
+{
+    if (batch->row_count == 0 || batch->row_count > model->rows_max) {
+        return ERR(err, ERR_INPUT, "batch of %" PRIu32 " rows, at most %" PRIu32, batch->row_count,
+                   model->rows_max);
+    }
+    uint32_t row = 0;
+    for (uint32_t i = 0; i < batch->seq_count; i++) {
+        int r = verify_seq(model, batch, i, row, err);
+        if (r < 0) return r;
+        row += batch->seqs[i].row_count;
+    }
+    if (row != batch->row_count) return ERR(err, ERR_INPUT, "batch: rows without a sequence");
+    if (logit_count > model->logits_max) {
+        return ERR(err, ERR_INPUT, "batch of %" PRIu32 " logit rows, at most %" PRIu32, logit_count,
+                   model->logits_max);
+    }
+    for (uint32_t i = 0; i < logit_count; i++) {
+        if (logit_rows[i] >= batch->row_count || (i > 0 && logit_rows[i] <= logit_rows[i - 1])) {
+            return ERR(err, ERR_INPUT, "batch: logit rows out of range or order");
+        }
+    }
+    return 0;
+}
+
+int model_forward(struct model *model, const struct kern_batch *batch, const uint32_t *logit_rows,
+                  uint32_t logit_count, const float **ret_logits, struct err *err)
+{
+    int r = verify_batch(model, batch, logit_rows, logit_count, err);
+    if (r < 0) return r;
+    model->arch->forward(model, batch, logit_rows, logit_count);
+    r = model->ops->sync(model->kern, err);
+    if (r < 0) return r;
+    *ret_logits = model->ops->fetch(model->kern, model->logits, logit_count);
+    return 0;
+}
+
+void model_parallel(struct model *model, void (*fn)(void *arg, uint32_t piece), void *arg,
+                    uint32_t piece_count)
+{
+    model->ops->parallel(model->kern, fn, arg, piece_count);
+}
+
+uint64_t model_weight_bytes(const struct model *model)
+{
+    return model->ops->weight_bytes(model->kern);
+}

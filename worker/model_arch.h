@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* model_arch - inside of a model, shared by model.c and the architectures, one model_<arch>.c each.
+ *
+ * An architecture is three functions over these fields: angles of its rope, binding of its tensors, and
+ * its forward pass as a list of ops. A new one adds its file, its row in model.c, its row of facts in
+ * common/gguf/facts.c, and fields here where it has weights that no other has. */
+#ifndef KVASIR_WORKER_MODEL_ARCH_H
+#define KVASIR_WORKER_MODEL_ARCH_H
+
+#include "worker/bind.h"
+#include "worker/model.h"
+
+struct model_layer { // biases are NULL where the file has none
+    struct kern_vector *attention_norm;
+    struct kern_weight *qkv; // outputs q, k, v
+    struct kern_vector *qkv_bias;
+    struct kern_weight *attention_out;
+    struct kern_vector *attention_out_bias;
+    struct kern_vector *ffn_norm;
+    struct kern_weight *gate_up;
+    struct kern_vector *gate_bias, *up_bias;
+    struct kern_weight *down;
+    struct kern_vector *down_bias;
+};
+
+struct model {
+    const struct model_arch *arch;
+    const struct kern_ops *ops;
+    struct kern *kern; // owned, with everything below that the kern made
+    struct model_facts facts;
+    struct kern_cache cache;
+    uint32_t rows_max, logits_max, position_max;
+
+    float *angles; // owned; (rope_dims / 2), lent to kern
+    struct kern_weight *embedding;
+    struct kern_weight *head; // == embedding where tied
+    struct kern_vector *output_norm;
+    struct model_layer *layers; // owned; (layer_count)
+
+    /* Activations of a step, one row a token. */
+    struct kern_rows *x;         // (rows_max, embedding_dims) residual stream
+    struct kern_rows *qkv;       // (rows_max, (head_count + 2 head_count_kv) * head_dims)
+    struct kern_rows *attention; // (rows_max, head_count * head_dims)
+    struct kern_rows *ffn;       // (rows_max, feed_forward_dims)
+    struct kern_rows *logits;    // (logits_max, vocab_count)
+};
+
+struct model_arch {
+    const char *name; // general.architecture
+    /* ret_angles: (rope_dims / 2) angle of each pair at position 1. */
+    int (*angles)(struct bind *bind, const struct model_facts *facts, float *ret_angles, struct err *err);
+    /* Fills embedding, head, output_norm and layers. */
+    int (*bind)(struct bind *bind, struct model *model, struct err *err);
+    /* Queues the ops of one verified step; logits only when logit_count > 0. */
+    void (*forward)(struct model *model, const struct kern_batch *batch, const uint32_t *logit_rows,
+                    uint32_t logit_count);
+};
+
+extern const struct model_arch model_arch_llama;
+
+#endif
