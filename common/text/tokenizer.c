@@ -201,6 +201,9 @@ struct encode {
     struct bpe_scratch scratch;       // owned
     struct token_list *list;
     size_t ids_max;
+    enum special_scope scope;
+    const struct text_span *spans; // of the text, or NULL: scope alone decides
+    size_t span_count;
 };
 
 static int encode_piece(void *context, const uint8_t *piece, size_t len)
@@ -215,18 +218,49 @@ static int encode_id(struct encode *encode, uint32_t id)
     return token_list_push(encode->list, id);
 }
 
-/* Special tokens first, then the text between them. */
-static int encode_text(struct encode *encode, const uint8_t *text, size_t len, enum special_scope scope)
+/* No byte of [first, first + len) is the user's. */
+static bool is_template_text(const struct encode *encode, size_t first, size_t len)
 {
-    const struct tokenizer *tokenizer = encode->tokenizer;
+    for (size_t i = 0; i < encode->span_count; i++) {
+        const struct text_span *span = &encode->spans[i];
+        if (span->first >= first + len) break;
+        if (span->is_user && span->first + span->len > first && span->len > 0) return false;
+    }
+    return true;
+}
+
+/* The next special token that may stand where it stands. With spans, a CONTROL token that touches the
+ * user's text is passed over; a USER_DEFINED one is taken anywhere. */
+static bool next_special(const struct encode *encode, const uint8_t *text, size_t len, size_t from,
+                         struct special_match *ret_match)
+{
+    const struct special *special = &encode->tokenizer->special;
+    if (!encode->spans) return special_next(special, encode->scope, text, len, from, ret_match);
+    while (special_next(special, SPECIAL_ALL, text, len, from, ret_match)) {
+        if (is_template_text(encode, ret_match->offset, ret_match->len)) return true;
+        struct special_match defined;
+        size_t offset = ret_match->offset;
+        if (!special_next(special, SPECIAL_USER_DEFINED, text, len, offset, &defined)) defined.offset = len;
+        if (defined.offset == offset) {
+            *ret_match = defined;
+            return true;
+        }
+        from = offset + 1;
+    }
+    return false;
+}
+
+/* Special tokens first, then the text between them. */
+static int encode_text(struct encode *encode, const uint8_t *text, size_t len)
+{
     struct special_match match;
     size_t done = 0;
     int r = 0;
     while (done < len) {
-        bool found = special_next(&tokenizer->special, scope, text, len, done, &match);
+        bool found = next_special(encode, text, len, done, &match);
         size_t end = found ? match.offset : len;
-        r = pretokenizer_run(tokenizer->pretokenizer, encode->split, text + done, end - done, encode_piece,
-                             encode);
+        r = pretokenizer_run(encode->tokenizer->pretokenizer, encode->split, text + done, end - done,
+                             encode_piece, encode);
         if (r < 0 || !found) return r;
         r = encode_id(encode, match.id);
         if (r < 0) return r;
@@ -242,28 +276,58 @@ static int encode_error(int r, size_t ids_max, struct err *err)
     return ERR(err, r, "tokenizer: a piece of the text took too many steps to match");
 }
 
+/* Encodes under the settings of `encode`, BOS first where asked for; the list is as before on an error. */
+static int encode_run(struct encode *encode, const char *text, size_t len, bool bos_first, struct err *err)
+{
+    const struct tokenizer *tokenizer = encode->tokenizer;
+    size_t count_before = encode->list->count;
+    /* Refused unread when even the longest tokens could not fit. */
+    if (len / tokenizer->vocab.longest_bytes > encode->ids_max)
+        return encode_error(-EMSGSIZE, encode->ids_max, err);
+    if (!utf8_is_valid((const uint8_t *)text, len)) return ERR(err, ERR_INPUT, "text is not valid UTF-8");
+
+    encode->split = pretokenizer_split_new();
+    int r = encode->split ? 0 : -ENOMEM;
+    if (r == 0 && bos_first) r = encode_id(encode, tokenizer->bos);
+    if (r == 0) r = encode_text(encode, (const uint8_t *)text, len);
+    pretokenizer_split_free(encode->split);
+    bpe_scratch_done(&encode->scratch);
+    if (r < 0) {
+        encode->list->count = count_before;
+        return encode_error(r, encode->ids_max, err);
+    }
+    return 0;
+}
+
+static bool wants_bos(const struct tokenizer *tokenizer, unsigned flags)
+{
+    return flags & TOKENIZER_ADD_BOS && tokenizer->add_bos && tokenizer->bos != TOKEN_NONE;
+}
+
 int tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t len, unsigned flags,
                      size_t ids_max, struct token_list *list, struct err *err)
 {
-    enum special_scope scope = flags & TOKENIZER_PARSE_SPECIAL ? SPECIAL_ALL : SPECIAL_USER_DEFINED;
-    size_t count_before = list->count;
-    /* Refused unread when even the longest tokens could not fit. */
-    if (len / tokenizer->vocab.longest_bytes > ids_max) return encode_error(-EMSGSIZE, ids_max, err);
-    if (!utf8_is_valid((const uint8_t *)text, len)) return ERR(err, ERR_INPUT, "text is not valid UTF-8");
+    struct encode encode = {
+        .tokenizer = tokenizer,
+        .list = list,
+        .ids_max = ids_max,
+        .scope = flags & TOKENIZER_PARSE_SPECIAL ? SPECIAL_ALL : SPECIAL_USER_DEFINED,
+    };
+    return encode_run(&encode, text, len, wants_bos(tokenizer, flags), err);
+}
 
-    struct encode encode = {.tokenizer = tokenizer, .list = list, .ids_max = ids_max};
-    encode.split = pretokenizer_split_new();
-    int r = encode.split ? 0 : -ENOMEM;
-    if (r == 0 && flags & TOKENIZER_ADD_BOS && tokenizer->add_bos && tokenizer->bos != TOKEN_NONE)
-        r = encode_id(&encode, tokenizer->bos);
-    if (r == 0) r = encode_text(&encode, (const uint8_t *)text, len, scope);
-    pretokenizer_split_free(encode.split);
-    bpe_scratch_done(&encode.scratch);
-    if (r < 0) {
-        list->count = count_before;
-        return encode_error(r, ids_max, err);
-    }
-    return 0;
+int tokenizer_encode_spans(const struct tokenizer *tokenizer, const char *text, size_t len,
+                           const struct text_span *spans, size_t span_count, unsigned flags, size_t ids_max,
+                           struct token_list *list, struct err *err)
+{
+    struct encode encode = {
+        .tokenizer = tokenizer, .list = list, .ids_max = ids_max, .spans = spans, .span_count = span_count};
+    size_t bos_len = 0;
+    const uint8_t *bos = NULL;
+    if (wants_bos(tokenizer, flags)) bos = tokenizer_token_bytes(tokenizer, tokenizer->bos, &bos_len);
+    bool has_bos = bos && len >= bos_len && memcmp(text, bos, bos_len) == 0 &&
+                   is_template_text(&encode, 0, bos_len);
+    return encode_run(&encode, text, len, bos && !has_bos, err);
 }
 
 /* ---- decoding and facts ---- */

@@ -43,6 +43,19 @@ void tokenizer_close(struct tokenizer *tokenizer); // NULL is fine
 int tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t len, unsigned flags,
                      size_t ids_max, struct token_list *list, struct err *err);
 
+/* A run of a text by its origin; runs cover the text without gaps. */
+struct text_span {
+    size_t first, len;
+    bool is_user; // no special token may be found in it, not even in part
+};
+
+/* Like tokenizer_encode over the whole text at once (pieces may span runs), but special tokens are found
+ * only where every byte of theirs lies in runs that are not the user's. flags: TOKENIZER_ADD_BOS, unless the text
+ * itself begins with that token. */
+int tokenizer_encode_spans(const struct tokenizer *tokenizer, const char *text, size_t len,
+                           const struct text_span *spans, size_t span_count, unsigned flags, size_t ids_max,
+                           struct token_list *list, struct err *err);
+
 /* Raw bytes of one token (its text after byte-decoding); borrowed, not NUL-terminated. Special
  * tokens give their literal text. id out of range: len 0. */
 const uint8_t *tokenizer_token_bytes(const struct tokenizer *tokenizer, uint32_t id, size_t *ret_len);
