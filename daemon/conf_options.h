@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* conf_options - every setting of kvasird, once. Fields of struct conf, flags, environment variables,
+ * lines of the INI file, --help, the example file and error texts all come from this table.
+ *
+ *   X(kind, field, flag, section, default, min, max, argument, help)
+ *
+ * kind is one of
+ *   TEXT    char *             never NULL; "" where the default is empty
+ *   KEYS    struct conf_list   secrets: never printed, hidden in argv; repeatable, or commas between
+ *   COUNT   uint32_t           whole number in [min, max]
+ *   NUMBER  uint64_t           whole number in [min, max]
+ *   SIZE    uint64_t           bytes in [min, max], with K, M, G or T for their powers of 1024
+ *   SWITCH  bool               --flag, --no-flag, flag = true | false
+ *   CHOICE  uint32_t           index of the word in argument, which is "word|word|..."
+ *
+ * The flag is also the name in the INI file, under [section], and gives the environment variable:
+ * --max-num-seqs, max-num-seqs = 64, KVASIR_MAX_NUM_SEQS. Flags, and their defaults where there is no
+ * reason to differ, are named as vLLM names them. */
+#ifndef KVASIR_DAEMON_CONF_OPTIONS_H
+#define KVASIR_DAEMON_CONF_OPTIONS_H
+
+/* clang-format off */
+#define CONF_OPTIONS(X) \
+    X(TEXT, model, "model", "model", "", 0, 0, "PATH", \
+      "The GGUF file to serve. Also the argument without a flag.") \
+    X(TEXT, served_model_name, "served-model-name", "model", "", 0, 0, "NAME", \
+      "The model's id in the API. Empty: the file's name without .gguf.") \
+    X(COUNT, max_model_len, "max-model-len", "model", "0", 0, MODEL_CONTEXT_MAX, "TOKENS", \
+      "Longest prompt and output together, in tokens. 0: what the model was trained for.") \
+    \
+    X(TEXT, host, "host", "server", "127.0.0.1", 0, 0, "ADDRESS", \
+      "IP address to listen on, or localhost. Addresses that other machines can reach need an API key. " \
+      "Not used when systemd passes sockets.") \
+    X(COUNT, port, "port", "server", "8000", 0, 65535, "PORT", \
+      "TCP port to listen on. 0: the system chooses one, and the log names it.") \
+    X(TEXT, uds, "uds", "server", "", 0, 0, "PATH", \
+      "Also listen on this unix socket.") \
+    X(SIZE, max_body_bytes, "max-body-bytes", "server", "8M", 1 << 10, 1 << 30, "SIZE", \
+      "Longest request body. Longer ones are answered with 413.") \
+    X(COUNT, max_connections, "max-connections", "server", "1024", 1, 65535, "COUNT", \
+      "Connections open at once. Further ones wait in the kernel's queue.") \
+    X(COUNT, header_timeout_s, "header-timeout", "server", "10", 1, 86400, "SECONDS", \
+      "Time for a client to send a whole request head.") \
+    X(COUNT, body_timeout_s, "body-timeout", "server", "60", 1, 86400, "SECONDS", \
+      "Time for a client to send a whole request body.") \
+    X(COUNT, idle_timeout_s, "idle-timeout", "server", "75", 1, 86400, "SECONDS", \
+      "Time that a kept-alive connection may be silent between requests.") \
+    X(COUNT, slow_reader_timeout_s, "slow-reader-timeout", "server", "30", 1, 86400, "SECONDS", \
+      "Time that a client may leave a response unread before it is dropped.") \
+    \
+    X(KEYS, api_keys, "api-key", "auth", "", 0, 0, "KEY", \
+      "Requests must carry one of these keys (Authorization: Bearer KEY). May be repeated, or hold several " \
+      "with commas between. Better in a file: arguments can be seen by other users until they are hidden.") \
+    X(TEXT, api_key_file, "api-key-file", "auth", "", 0, 0, "PATH", \
+      "File of further keys, one a line; # begins a comment.") \
+    \
+    X(COUNT, max_num_seqs, "max-num-seqs", "scheduler", "64", 1, PLAN_SEQS_MAX, "COUNT", \
+      "Sequences computed together in one step.") \
+    X(COUNT, max_num_batched_tokens, "max-num-batched-tokens", "scheduler", "512", 1, PLAN_TOKENS_MAX, "TOKENS", \
+      "Tokens computed in one step; what decoding leaves of them goes to prompts. At least max-num-seqs.") \
+    X(COUNT, max_num_queued_reqs, "max-num-queued-reqs", "scheduler", "1024", 1, 1 << 20, "COUNT", \
+      "Requests that may wait. Further ones are answered with 429 and Retry-After.") \
+    X(NUMBER, seed, "seed", "scheduler", "0", 0, INT64_MAX, "NUMBER", \
+      "Seed of requests that bring none: together with the request's number it gives their random numbers.") \
+    \
+    X(COUNT, block_size, "block-size", "cache", "16", 1, 1 << 10, "TOKENS", \
+      "Tokens in one page of the cache. Only 16 is built.") \
+    X(SIZE, kv_cache_memory_bytes, "kv-cache-memory-bytes", "cache", "0", 0, UINT64_C(1) << 46, "SIZE", \
+      "Shared memory for keys and values, taken whole at start. 0: chosen from the model and the memory free.") \
+    X(CHOICE, kv_cache_dtype, "kv-cache-dtype", "cache", "auto", 0, 0, "auto|f16|bf16|q8|q4", \
+      "Element type of cached keys and values. Built so far: f16, which is what auto means.") \
+    \
+    X(TEXT, instance, "instance", "process", "default", 0, 0, "NAME", \
+      "Names this daemon's shared memory, so that several can run on one machine: 1 to 32 of a-z 0-9 _ -.") \
+    X(COUNT, threads, "threads", "process", "0", 0, 1024, "COUNT", \
+      "Threads of the worker. 0: one for each core that this process may use.") \
+    X(COUNT, tensor_parallel_size, "tensor-parallel-size", "process", "1", 1, RANKS_MAX, "COUNT", \
+      "Processes that one copy of the model is split over. Only 1 is built.") \
+    X(COUNT, data_parallel_size, "data-parallel-size", "process", "1", 1, GROUPS_MAX, "COUNT", \
+      "Copies of the model. Only 1 is built.") \
+    X(TEXT, worker_path, "worker-path", "process", "", 0, 0, "PATH", \
+      "The worker program. Empty: kvasir-worker beside kvasird, else the installed one.") \
+    \
+    X(CHOICE, log_level, "log-level", "log", "info", 0, 0, "error|warn|info|debug", \
+      "The least important lines to log.") \
+    X(SWITCH, progress, "progress", "log", "false", 0, 0, "", \
+      "Print the progress of the start on stderr in words for people.")
+/* clang-format on */
+
+#endif
