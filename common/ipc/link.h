@@ -31,30 +31,35 @@ struct rank_status { // a copy, taken field by field
     uint32_t progress_permille; // of loading
     uint64_t heartbeat_ns;      // monotonic; the rank renews it at least every step and every second of work
     uint64_t steps;             // steps done in this life
-    char panic[LINK_PANIC_BYTES]; // NUL-terminated
+    char panic[LINK_PANIC_BYTES]; // NUL-terminated, printable; why it failed, or its last note
 };
 
 struct link; // opaque, private memory of one process over the mapped segment
 
-/* Daemon side. Creates, reserves and maps the segment; removes a stale one of the same name. */
+/* Daemon side. Creates, reserves and maps the segment; removes a stale one of the same name. The link's limits
+ * are *limits with rank_count filled in. */
 int link_create(const char *instance, uint32_t group, uint32_t rank_count, uint64_t epoch,
                 const struct plan_limits *limits, struct link **ret_link, struct err *err);
 int link_unlink(const char *instance, uint32_t group); // removes the name; mappings live on
-/* Before a group is started again: empties both rings and the rank cells. No rank may be alive. */
+/* Before a group is started again: empties both rings and the rank cells, withdraws a stop. No rank may be
+ * alive. */
 void link_reset(struct link *link);
 
-/* Worker side. Verifies version, sum, sizes and epoch of the segment. */
+/* Worker side. Verifies version, sum, sizes and offsets of the segment; compare link_epoch() with the pool's. */
 int link_attach(const char *instance, uint32_t group, uint32_t rank, struct link **ret_link, struct err *err);
 
 void link_close(struct link *link); // unmaps; NULL is fine
 const struct plan_limits *link_limits(const struct link *link);
 uint64_t link_epoch(const struct link *link);
 
-/* Daemon: the next free plan slot (NULL when all LINK_SLOTS are taken), then push `bytes` of it. */
+/* Daemon: the next free plan slot, then push `bytes` of it. NULL while LINK_SLOTS plans wait for their
+ * completion to be popped (so that a completion always finds a slot), or when the group broke the ring, which
+ * link_done_pop then tells. */
 void *link_plan_slot(struct link *link, size_t *ret_bytes);
 void link_plan_push(struct link *link, size_t bytes);
-/* Daemon: copies the oldest completion to out (done_bytes_max long) and releases its slot.
- * -> its bytes, -EAGAIN when none, ERR_PEER when the slot's length is impossible. */
+/* Daemon: copies the oldest completion to out (done_bytes_max long) and releases its slot; verify the copy.
+ * -> 0, -EAGAIN when none, ERR_PEER when the ring's counters or the length are impossible, or no plan is
+ * out. */
 int link_done_pop(struct link *link, void *out, size_t out_bytes, size_t *ret_bytes);
 /* Daemon, on the waiter thread: sleeps until a completion or a change of a rank's cell was published
  * since the last return, link_interrupt() was called, or the timeout passed. -> 0, -ETIMEDOUT, -EINTR. */
@@ -62,15 +67,17 @@ int link_daemon_wait(struct link *link, uint64_t timeout_ns);
 void link_interrupt(struct link *link); // any thread: wakes this process's own waiter
 void link_rank_status(const struct link *link, uint32_t rank, struct rank_status *ret_status);
 
-/* Worker: waits for a plan and copies it to out. -> 0, -ETIMEDOUT, ERR_PEER (impossible length),
- * -ECANCELED when the daemon asked the group to stop. Spins spin_ns before it sleeps. */
+/* Rank 0: waits for a plan and copies it to out (plan_bytes_max long). -> 0, -ETIMEDOUT, ERR_PEER (impossible
+ * counters or length), -ECANCELED when the daemon asked the group to stop and no plan is left. Spins spin_ns
+ * before it sleeps. */
 int link_plan_wait(struct link *link, void *out, size_t out_bytes, uint64_t spin_ns, uint64_t timeout_ns,
                    size_t *ret_bytes);
-void *link_done_slot(struct link *link, size_t *ret_bytes); // never NULL: as many slots as plans
+void *link_done_slot(struct link *link, size_t *ret_bytes); // NULL only when the daemon broke the ring
 void link_done_push(struct link *link, size_t bytes);
 void link_rank_set(struct link *link, enum rank_state state, uint32_t progress_permille);
 void link_rank_beat(struct link *link, uint64_t now_ns);
 void link_rank_panic(struct link *link, const char *text); // state FAILED and the text
+void link_rank_note(struct link *link, const char *text);  // the text alone: why a step was refused
 
 /* Daemon: asks the ranks to leave after the plans already pushed. */
 void link_stop(struct link *link);

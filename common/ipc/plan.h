@@ -37,6 +37,7 @@ struct plan_limits {
     uint32_t pool_pages;  // page indices are below it
     uint32_t vocab_count; // token ids are below it
     uint32_t page_tokens;
+    uint32_t rank_count; // ranks whose checksums a completion carries; 0 counts as 1
 };
 
 enum plan_seq_flags {
@@ -89,7 +90,7 @@ struct plan_page {
 
 struct plan_bias {
     uint32_t token;
-    float bias; // added to the logit before temperature; -INFINITY bans
+    float bias; // added to the logit before temperature; -INFINITY bans; neither NaN nor +INFINITY
 };
 
 /* Verified view of a plan: pointers into the bytes. */
@@ -126,13 +127,14 @@ struct done_seq {
     float logprob;                 // of token, before temperature, penalties and bias (vLLM's raw_logprobs)
     uint32_t rank;                 // 1 = likeliest, by the same raw order
     uint32_t top_first, top_count; // likeliest first
-    uint32_t score_first, score_count; // one per row when PLAN_SCORE
+    uint32_t score_first, score_count; // one per row when PLAN_SCORE, in row order
 };
 static_assert(sizeof(struct done_seq) == 40, "done v1");
 
 struct done_score {
-    uint32_t token; // the target
-    float logprob;
+    uint32_t token; // the target: the next row's token, score_target for the last row. PLAN_TOKEN_NONE when
+                    // that is: then logprob, rank and top_count are 0
+    float logprob;  // <= 0; -INFINITY is possible
     uint32_t rank;
     uint32_t top_first, top_count;
     uint32_t reserved;
@@ -143,10 +145,12 @@ struct done_top {
     float logprob;
 };
 
-struct done_seal { // a page that became full in this step
+/* A page that became full in this step: its last position is among the step's rows. A completion carries
+ * exactly these: sequence by sequence, page by page, for each page rank by rank. */
+struct done_seal {
     uint32_t page_idx;
     uint32_t generation;
-    uint32_t rank;
+    uint32_t rank; // 0 .. rank_count - 1
     uint32_t reserved;
     uint64_t checksum; // hash64 of the rank's payload of the page
 };
@@ -159,12 +163,24 @@ struct done_view {
     const struct done_seal *seals;
 };
 
+/* Every limit in its range (limits.h; at least 1 sequence, row, page and word of vocabulary) and a slot below
+ * 4 GiB. 0, or ERR_LIMIT naming the limit. The functions below take limits that passed. */
+int plan_limits_verify(const struct plan_limits *limits, struct err *err);
+
+/* Pages of a sequence that its rows fill to the last token: *ret_first is the index in its page table of the
+ * first, the return their number. seq: verified. */
+uint32_t plan_seq_filled(const struct plan_seq *seq, uint32_t page_tokens, uint32_t *ret_first);
+
 /* Upper bounds in bytes for one slot, from the limits (scores and tops: tokens_max rows). */
 size_t plan_bytes_max(const struct plan_limits *limits);
 size_t done_bytes_max(const struct plan_limits *limits);
 
-/* Verifies [bytes, bytes+len) (8-byte aligned) and fills the view. ERR_PEER with the reason. done_verify
- * also checks that it answers exactly `plan`: step, epoch, same sequences in the same order. */
+/* Verifies [bytes, bytes+len) (8-byte aligned) and fills the view. ERR_PEER with the reason.
+ * plan_verify: also that rows follow each other without gaps, that page tables cover their positions exactly,
+ * that padding and reserved fields are zero, and that sampling parameters are finite and in range.
+ * done_verify: also that it answers exactly `plan`: step, epoch, the same sequences in the same order, a token
+ * where one was asked for and nowhere else, the plan's score targets, and the seals that the plan implies.
+ * A completion with a negative status has a header only. */
 int plan_verify(const void *bytes, size_t len, const struct plan_limits *limits, struct plan_view *ret_view,
                 struct err *err);
 int done_verify(const void *bytes, size_t len, const struct plan_limits *limits, const struct plan_view *plan,
@@ -187,7 +203,7 @@ uint32_t plan_writer_seq_count(const struct plan_writer *writer);
 uint32_t plan_writer_token_count(const struct plan_writer *writer);
 /* Room left: lets the scheduler check a whole sequence before it pushes any of it. */
 void plan_writer_room(const struct plan_writer *writer, struct plan_limits *ret_room);
-size_t plan_writer_finish(struct plan_writer *writer, void *slot, size_t slot_bytes);
+size_t plan_writer_finish(struct plan_writer *writer, void *slot, size_t slot_bytes); // slot: plan_bytes_max
 
 struct done_writer;
 int done_writer_new(const struct plan_limits *limits, struct done_writer **ret_writer);
@@ -197,6 +213,7 @@ int done_writer_seq(struct done_writer *writer, const struct done_seq *seq);
 int done_writer_score(struct done_writer *writer, const struct done_score *score);             // -> its index
 int done_writer_tops(struct done_writer *writer, const struct done_top *tops, uint32_t count); // -> top_first
 int done_writer_seal(struct done_writer *writer, const struct done_seal *seal);
+/* slot: done_bytes_max. With a negative status nothing that was pushed is written. */
 size_t done_writer_finish(struct done_writer *writer, int32_t status, uint64_t step_ns, uint64_t forward_ns,
                           uint64_t sample_ns, void *slot, size_t slot_bytes);
 

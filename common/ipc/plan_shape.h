@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* plan_shape - where the sections of a plan and of a completion lie, from their counts. Shared by the
+ * verifier and the writers; private to common/ipc. Offsets are 64-bit sums of 32-bit counts times small
+ * sizes: they cannot overflow. */
+#ifndef KVASIR_IPC_PLAN_SHAPE_H
+#define KVASIR_IPC_PLAN_SHAPE_H
+
+#include "common/ipc/plan.h"
+
+static_assert(sizeof(size_t) == 8, "section offsets are 64-bit");
+
+struct plan_counts {
+    uint32_t seqs, tokens, pages, history, biases;
+};
+
+struct plan_shape { // byte offsets; end is the size
+    size_t seqs, tokens, pages, history, biases, end;
+};
+
+struct done_counts {
+    uint32_t seqs, scores, tops, seals;
+};
+
+struct done_shape {
+    size_t seqs, scores, tops, seals, end;
+};
+
+static inline size_t plan_pad(size_t bytes)
+{
+    return (bytes + 7) & ~(size_t)7;
+}
+
+static inline struct plan_shape plan_shape_of(const struct plan_counts *counts)
+{
+    struct plan_shape at;
+    at.seqs = sizeof(struct plan_header);
+    at.tokens = at.seqs + counts->seqs * sizeof(struct plan_seq);
+    at.pages = at.tokens + plan_pad(counts->tokens * sizeof(uint32_t));
+    at.history = at.pages + counts->pages * sizeof(struct plan_page);
+    at.biases = at.history + plan_pad(counts->history * sizeof(uint32_t));
+    at.end = at.biases + counts->biases * sizeof(struct plan_bias);
+    return at;
+}
+
+static inline struct done_shape done_shape_of(const struct done_counts *counts)
+{
+    struct done_shape at;
+    at.seqs = sizeof(struct done_header);
+    at.scores = at.seqs + counts->seqs * sizeof(struct done_seq);
+    at.tops = at.scores + counts->scores * sizeof(struct done_score);
+    at.seals = at.tops + counts->tops * sizeof(struct done_top);
+    at.end = at.seals + counts->seals * sizeof(struct done_seal);
+    return at;
+}
+
+static inline uint32_t plan_rank_count(const struct plan_limits *limits)
+{
+    return limits->rank_count ? limits->rank_count : 1;
+}
+
+/* The most of each section that a completion can hold under the limits. */
+static inline struct done_counts done_counts_max(const struct plan_limits *limits)
+{
+    struct done_counts max = {.seqs = limits->seqs_max, .scores = limits->tokens_max};
+    max.tops = (limits->seqs_max + limits->tokens_max) * LOGPROBS_MAX;
+    // A sequence fills one page more than its rows alone would: the one they found begun.
+    uint32_t filled = limits->tokens_max / limits->page_tokens + limits->seqs_max;
+    if (filled > limits->pages_max) filled = limits->pages_max;
+    max.seals = filled * plan_rank_count(limits);
+    return max;
+}
+
+#endif

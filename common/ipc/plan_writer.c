@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* plan_writer - builds plans and completions section by section in private memory, sized once from the
+ * limits, and moves them together into a slot. No allocation between begin and finish. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/check.h"
+#include "common/ipc/plan.h"
+#include "common/ipc/plan_shape.h"
+
+struct plan_writer {
+    struct plan_limits limits;
+    uint64_t step, epoch;
+    struct plan_counts counts; // pushed so far, each within its limit
+    struct plan_seq *seqs;     // owned, (seqs_max)
+    uint32_t *tokens;          // owned, (tokens_max)
+    struct plan_page *pages;   // owned, (pages_max)
+    uint32_t *history;         // owned, (history_max)
+    struct plan_bias *biases;  // owned, (biases_max)
+};
+
+struct done_writer {
+    struct done_counts max, counts; // counts within max
+    uint64_t step, epoch;
+    struct done_seq *seqs;     // owned, (max.seqs)
+    struct done_score *scores; // owned, (max.scores)
+    struct done_top *tops;     // owned, (max.tops)
+    struct done_seal *seals;   // owned, (max.seals)
+};
+
+/* Appends count elements to a section. -> index of the first, or -ENOSPC. */
+static int push(void *section, uint32_t *used, uint32_t max, const void *elements, uint32_t count,
+                size_t bytes)
+{
+    CHECK(*used <= max);
+    if (count > max - *used) return -ENOSPC;
+    uint32_t first = *used;
+    if (count > 0) memcpy((uint8_t *)section + first * bytes, elements, count * bytes);
+    *used += count;
+    return (int)first; // limits keep every section below 2^31 elements
+}
+
+/* Copies a section to its place in the slot and zeroes what is left up to the next one. */
+static void put(uint8_t *slot, size_t from, size_t to, const void *section, size_t bytes)
+{
+    CHECK(bytes <= to - from);
+    if (bytes > 0) memcpy(slot + from, section, bytes);
+    memset(slot + from + bytes, 0, to - from - bytes);
+}
+
+/* malloc(0) may be NULL without being a failure. */
+static void *array_new(uint32_t count, size_t bytes)
+{
+    return malloc(count > 0 ? count * bytes : 1);
+}
+
+int plan_writer_new(const struct plan_limits *limits, struct plan_writer **ret_writer)
+{
+    int r = plan_limits_verify(limits, NULL);
+    if (r < 0) return r;
+    struct plan_writer *writer = calloc(1, sizeof *writer);
+    if (!writer) return -ENOMEM;
+    writer->limits = *limits;
+    writer->seqs = array_new(limits->seqs_max, sizeof *writer->seqs);
+    writer->tokens = array_new(limits->tokens_max, sizeof *writer->tokens);
+    writer->pages = array_new(limits->pages_max, sizeof *writer->pages);
+    writer->history = array_new(limits->history_max, sizeof *writer->history);
+    writer->biases = array_new(limits->biases_max, sizeof *writer->biases);
+    if (!writer->seqs || !writer->tokens || !writer->pages || !writer->history || !writer->biases) {
+        plan_writer_free(writer);
+        return -ENOMEM;
+    }
+    *ret_writer = writer;
+    return 0;
+}
+
+void plan_writer_free(struct plan_writer *writer)
+{
+    if (!writer) return;
+    free(writer->seqs);
+    free(writer->tokens);
+    free(writer->pages);
+    free(writer->history);
+    free(writer->biases);
+    free(writer);
+}
+
+void plan_writer_begin(struct plan_writer *writer, uint64_t step, uint64_t epoch)
+{
+    writer->step = step;
+    writer->epoch = epoch;
+    writer->counts = (struct plan_counts){.seqs = 0};
+}
+
+int plan_writer_seq(struct plan_writer *writer, const struct plan_seq *seq)
+{
+    return push(writer->seqs, &writer->counts.seqs, writer->limits.seqs_max, seq, 1, sizeof *seq);
+}
+
+int plan_writer_tokens(struct plan_writer *writer, const uint32_t *tokens, uint32_t count)
+{
+    return push(writer->tokens, &writer->counts.tokens, writer->limits.tokens_max, tokens, count,
+                sizeof *tokens);
+}
+
+int plan_writer_pages(struct plan_writer *writer, const struct plan_page *pages, uint32_t count)
+{
+    return push(writer->pages, &writer->counts.pages, writer->limits.pages_max, pages, count, sizeof *pages);
+}
+
+int plan_writer_history(struct plan_writer *writer, const uint32_t *tokens, uint32_t count)
+{
+    return push(writer->history, &writer->counts.history, writer->limits.history_max, tokens, count,
+                sizeof *tokens);
+}
+
+int plan_writer_biases(struct plan_writer *writer, const struct plan_bias *biases, uint32_t count)
+{
+    return push(writer->biases, &writer->counts.biases, writer->limits.biases_max, biases, count,
+                sizeof *biases);
+}
+
+uint32_t plan_writer_seq_count(const struct plan_writer *writer)
+{
+    return writer->counts.seqs;
+}
+
+uint32_t plan_writer_token_count(const struct plan_writer *writer)
+{
+    return writer->counts.tokens;
+}
+
+void plan_writer_room(const struct plan_writer *writer, struct plan_limits *ret_room)
+{
+    *ret_room = writer->limits;
+    ret_room->seqs_max -= writer->counts.seqs;
+    ret_room->tokens_max -= writer->counts.tokens;
+    ret_room->pages_max -= writer->counts.pages;
+    ret_room->history_max -= writer->counts.history;
+    ret_room->biases_max -= writer->counts.biases;
+}
+
+size_t plan_writer_finish(struct plan_writer *writer, void *slot, size_t slot_bytes)
+{
+    const struct plan_counts *counts = &writer->counts;
+    struct plan_shape at = plan_shape_of(counts);
+    CHECK(at.end <= slot_bytes);
+    const struct plan_header header = {
+        .magic = PLAN_MAGIC,
+        .bytes = (uint32_t)at.end, // plan_limits_verify: below 4 GiB
+        .step = writer->step,
+        .epoch = writer->epoch,
+        .seq_count = counts->seqs,
+        .token_count = counts->tokens,
+        .page_count = counts->pages,
+        .history_count = counts->history,
+        .bias_count = counts->biases,
+    };
+    put(slot, 0, at.seqs, &header, sizeof header);
+    put(slot, at.seqs, at.tokens, writer->seqs, counts->seqs * sizeof *writer->seqs);
+    put(slot, at.tokens, at.pages, writer->tokens, counts->tokens * sizeof *writer->tokens);
+    put(slot, at.pages, at.history, writer->pages, counts->pages * sizeof *writer->pages);
+    put(slot, at.history, at.biases, writer->history, counts->history * sizeof *writer->history);
+    put(slot, at.biases, at.end, writer->biases, counts->biases * sizeof *writer->biases);
+    return at.end;
+}
+
+int done_writer_new(const struct plan_limits *limits, struct done_writer **ret_writer)
+{
+    int r = plan_limits_verify(limits, NULL);
+    if (r < 0) return r;
+    struct done_writer *writer = calloc(1, sizeof *writer);
+    if (!writer) return -ENOMEM;
+    writer->max = done_counts_max(limits);
+    writer->seqs = array_new(writer->max.seqs, sizeof *writer->seqs);
+    writer->scores = array_new(writer->max.scores, sizeof *writer->scores);
+    writer->tops = array_new(writer->max.tops, sizeof *writer->tops);
+    writer->seals = array_new(writer->max.seals, sizeof *writer->seals);
+    if (!writer->seqs || !writer->scores || !writer->tops || !writer->seals) {
+        done_writer_free(writer);
+        return -ENOMEM;
+    }
+    *ret_writer = writer;
+    return 0;
+}
+
+void done_writer_free(struct done_writer *writer)
+{
+    if (!writer) return;
+    free(writer->seqs);
+    free(writer->scores);
+    free(writer->tops);
+    free(writer->seals);
+    free(writer);
+}
+
+void done_writer_begin(struct done_writer *writer, uint64_t step, uint64_t epoch)
+{
+    writer->step = step;
+    writer->epoch = epoch;
+    writer->counts = (struct done_counts){.seqs = 0};
+}
+
+int done_writer_seq(struct done_writer *writer, const struct done_seq *seq)
+{
+    return push(writer->seqs, &writer->counts.seqs, writer->max.seqs, seq, 1, sizeof *seq);
+}
+
+int done_writer_score(struct done_writer *writer, const struct done_score *score)
+{
+    return push(writer->scores, &writer->counts.scores, writer->max.scores, score, 1, sizeof *score);
+}
+
+int done_writer_tops(struct done_writer *writer, const struct done_top *tops, uint32_t count)
+{
+    return push(writer->tops, &writer->counts.tops, writer->max.tops, tops, count, sizeof *tops);
+}
+
+int done_writer_seal(struct done_writer *writer, const struct done_seal *seal)
+{
+    return push(writer->seals, &writer->counts.seals, writer->max.seals, seal, 1, sizeof *seal);
+}
+
+size_t done_writer_finish(struct done_writer *writer, int32_t status, uint64_t step_ns, uint64_t forward_ns,
+                          uint64_t sample_ns, void *slot, size_t slot_bytes)
+{
+    CHECK(status <= 0);
+    if (status < 0) writer->counts = (struct done_counts){.seqs = 0};
+    const struct done_counts *counts = &writer->counts;
+    struct done_shape at = done_shape_of(counts);
+    CHECK(at.end <= slot_bytes);
+    const struct done_header header = {
+        .magic = DONE_MAGIC,
+        .bytes = (uint32_t)at.end, // plan_limits_verify: below 4 GiB
+        .step = writer->step,
+        .epoch = writer->epoch,
+        .status = status,
+        .seq_count = counts->seqs,
+        .score_count = counts->scores,
+        .top_count = counts->tops,
+        .seal_count = counts->seals,
+        .step_ns = step_ns,
+        .forward_ns = forward_ns,
+        .sample_ns = sample_ns,
+    };
+    put(slot, 0, at.seqs, &header, sizeof header);
+    put(slot, at.seqs, at.scores, writer->seqs, counts->seqs * sizeof *writer->seqs);
+    put(slot, at.scores, at.tops, writer->scores, counts->scores * sizeof *writer->scores);
+    put(slot, at.tops, at.seals, writer->tops, counts->tops * sizeof *writer->tops);
+    put(slot, at.seals, at.end, writer->seals, counts->seals * sizeof *writer->seals);
+    return at.end;
+}
