@@ -2,6 +2,7 @@
 /* model - see model.h: opening, the table of architectures, and the checks around a step. */
 #include "worker/model.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -9,8 +10,12 @@
 
 #include "common/base/check.h"
 #include "common/base/limits.h"
+#include "common/shm/layout.h"
 #include "worker/bind.h"
 #include "worker/model_arch.h"
+
+static_assert((int)KERN_KV_F16 == (int)KV_F16 && (int)KERN_KV_F32 == (int)KV_F32,
+              "one numbering of page types");
 
 static const struct model_arch *const archs[] = {
     &model_arch_llama,

@@ -28,7 +28,8 @@
 #define POOL_MAGIC UINT64_C(0x314C4F4F5056534B) // "KSVPOOL1", little-endian
 #define PAGE_NONE UINT32_MAX
 
-enum kv_type { KV_F16 = 0, KV_BF16 = 1, KV_Q8 = 2, KV_Q4 = 3 };
+/* KV_F32 is for conformance runs of the reference kernels. */
+enum kv_type { KV_F16 = 0, KV_BF16 = 1, KV_Q8 = 2, KV_Q4 = 3, KV_F32 = 4 };
 
 /* States and edges of a page; pool.c holds the one function that changes a state. */
 #define PAGE_EDGES(X) \

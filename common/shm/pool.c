@@ -56,8 +56,8 @@ static struct meta_offsets offsets_of(const struct pool_geometry *geometry)
 
 uint64_t pool_page_bytes(enum kv_type type, uint32_t layer_count, uint32_t head_count_kv, uint32_t head_dims)
 {
-    if (type != KV_F16 && type != KV_BF16) return 0; // KV_Q8 and KV_Q4 have no layout yet
-    uint64_t bytes = 2;                              // of one element
+    if (type != KV_F16 && type != KV_BF16 && type != KV_F32) return 0; // KV_Q8, KV_Q4: no layout yet
+    uint64_t bytes = type == KV_F32 ? 4 : 2;                           // of one element
     const uint64_t factors[] = {layer_count, head_count_kv, 2 /* K and V */, head_dims, PAGE_TOKENS};
     for (size_t i = 0; i < COUNT_OF(factors); i++)
         if (__builtin_mul_overflow(bytes, factors[i], &bytes)) return 0;

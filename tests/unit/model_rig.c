@@ -25,9 +25,11 @@ int model_rig_open(const char *path, const struct model_rig_conf *conf, struct m
                                     .page_tokens = conf->page_tokens ? conf->page_tokens : PAGE_TOKENS,
                                     .layer_count = rig.facts.layer_count,
                                     .head_count_kv = rig.facts.head_count_kv,
-                                    .head_dims = rig.facts.head_dims};
+                                    .head_dims = rig.facts.head_dims,
+                                    .kv_type = conf->kv_type};
     rig.cache.page_bytes = (uint64_t)rig.cache.layer_count * rig.cache.head_count_kv * 2 *
-                           rig.cache.head_dims * rig.cache.page_tokens * sizeof(uint16_t);
+                           rig.cache.head_dims * rig.cache.page_tokens *
+                           (conf->kv_type == KERN_KV_F32 ? 4 : 2);
     size_t bytes = (rig.cache.page_bytes * rig.cache.page_count + 63) & ~(size_t)63;
     rig.cache.base = aligned_alloc(64, bytes);
     rig.positions = calloc(conf->rows_max, sizeof(*rig.positions));

@@ -22,6 +22,7 @@ struct model_rig_conf {
     uint32_t rows_max, logits_max, position_max;
     uint32_t page_count;
     uint32_t page_tokens; // 0: PAGE_TOKENS
+    enum kern_kv kv_type;
 };
 
 int model_rig_open(const char *path, const struct model_rig_conf *conf, struct model_rig *ret_rig,

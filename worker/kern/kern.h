@@ -50,6 +50,11 @@ struct kern_batch {
     const struct kern_seq *seqs; // rows in order, without gaps
 };
 
+enum kern_kv { // the numbers of enum kv_type in common/shm/layout.h; model.c holds them together
+    KERN_KV_F16 = 0,
+    KERN_KV_F32 = 4, // ref only: conformance without the rounding of pages
+};
+
 /* The page payload. Inside a page: [layer][kv head]{ K (head_dims, page_tokens); V (page_tokens, head_dims) },
  * elements of kv_type. K is stored dimension-major so that one load holds one dimension of 16 keys. */
 struct kern_cache {
@@ -57,7 +62,7 @@ struct kern_cache {
     uint64_t page_bytes;
     uint32_t page_count, page_tokens;
     uint32_t layer_count, head_count_kv, head_dims;
-    uint32_t kv_type; // enum kv_type of common/shm/layout.h
+    uint32_t kv_type; // enum kern_kv
 };
 
 struct kern_rope {

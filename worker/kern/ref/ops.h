@@ -42,10 +42,16 @@ void ops_rotation_at(const float *angles, uint32_t dims, bool adjacent, uint32_t
                      struct ops_rotation *ret_rotation);
 void ops_rotate(const struct ops_rotation *rotation, float *head); // (head_dims), in place
 
-/* Softmax(scale * query . keys) . values, keys in order.
- * query, out: (head_dims); keys, values: (key_count, head_dims); key_count > 0. */
-void ops_attend(const float *query, const float *keys, const float *values, uint32_t key_count,
-                uint32_t head_dims, float scale, float *out);
+/* out = softmax(scale * query . keys) . values, keys in order. */
+struct ops_attention {
+    const float *query;         // (head_dims)
+    const float *keys, *values; // (key_count, head_dims)
+    uint32_t key_count;         // > 0
+    uint32_t head_dims;
+    float scale;
+    float *out; // (head_dims)
+};
+void ops_attend(const struct ops_attention *attention);
 
 /* out = silu(gate) * up, silu(g) = g / (1 + exp(-g)).  (count) each. */
 void ops_silu_times(const float *gate, const float *up, uint32_t count, float *out);

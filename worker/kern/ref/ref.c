@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* ref - the reference machine: every op of kern.h in plain C with float activations and the pages' own
- * type (f16) for keys and values. It is the definition that other machines are tested against, and fast
+ * type (f16, or f32 for conformance) for keys and values. It is the definition that other machines are tested against, and fast
  * enough to run a small model in tests: 4 bytes a weight (dequantized when packed), no machine code.
  *
  * Owns: weights, vectors, rows and scratch, on one list freed by close. Threads: outputs of a product are
@@ -19,7 +19,7 @@
 #include "worker/kern/ref/ops.h"
 #include "worker/team.h"
 
-enum { PIECE_OUTPUTS = 16, KV_F16 = 0 /* kern_cache.kv_type */ };
+enum { PIECE_OUTPUTS = 16 };
 
 struct block { // one allocation of the kern
     struct block *next;
@@ -86,8 +86,8 @@ static int ref_open(const struct kern_conf *conf, struct kern **ret_kern, struct
     CHECK(conf->head_count % conf->head_count_kv == 0);
     CHECK(cache->head_count_kv == conf->head_count_kv);
     CHECK(cache->head_dims == conf->head_dims);
-    if (cache->kv_type != KV_F16) {
-        return ERR(err, ERR_UNSUPPORTED, "reference kernels keep keys and values as f16 only");
+    if (cache->kv_type != KERN_KV_F16 && cache->kv_type != KERN_KV_F32) {
+        return ERR(err, ERR_UNSUPPORTED, "reference kernels keep keys and values as f16 or f32 only");
     }
     if (conf->head_dims > OPS_HEAD_DIMS_MAX) {
         return ERR(err, ERR_UNSUPPORTED, "head size %u, reference kernels have at most %d", conf->head_dims,
@@ -360,14 +360,34 @@ struct attend {
     const struct kern_seq *seq;
 };
 
-/* First half (head_dims, page_tokens) K, then (page_tokens, head_dims) V, of one head of one page. */
-static uint16_t *page_head(const struct kern *kern, uint32_t page, uint32_t layer, uint32_t kv_head)
+/* Where element `index` of one head of one page lies: first K (head_dims, page_tokens), then V (page_tokens,
+ * head_dims). */
+struct page_head {
+    uint8_t *base;
+    bool is_f32;
+};
+
+static struct page_head page_head(const struct kern *kern, uint32_t page, uint32_t layer, uint32_t kv_head)
 {
     const struct kern_cache *cache = &kern->conf.cache;
+    bool is_f32 = cache->kv_type == KERN_KV_F32;
     CHECK(page < cache->page_count);
-    size_t head_elements = (size_t)2 * cache->head_dims * cache->page_tokens;
-    uint16_t *base = (uint16_t *)((char *)cache->base + (size_t)page * cache->page_bytes);
-    return base + ((size_t)layer * cache->head_count_kv + kv_head) * head_elements;
+    size_t head_bytes = (size_t)2 * cache->head_dims * cache->page_tokens * (is_f32 ? 4 : 2);
+    size_t offset = (size_t)page * cache->page_bytes;
+    offset += ((size_t)layer * cache->head_count_kv + kv_head) * head_bytes;
+    return (struct page_head){.base = (uint8_t *)cache->base + offset, .is_f32 = is_f32};
+}
+
+static void page_put(struct page_head head, size_t index, float value)
+{
+    if (head.is_f32) ((float *)head.base)[index] = value;
+    else ((uint16_t *)head.base)[index] = half_f16_of_f32(value);
+}
+
+static float page_get(struct page_head head, size_t index)
+{
+    return head.is_f32 ? ((const float *)head.base)[index]
+                       : half_f32_of_f16(((const uint16_t *)head.base)[index]);
 }
 
 /* Rotates q and k of one row of a sequence and stores its k and v. */
@@ -387,14 +407,14 @@ static void store_piece(void *arg, uint32_t piece)
     float *k = q + (size_t)conf->head_count * head_dims, *v = k + (size_t)conf->head_count_kv * head_dims;
     for (uint32_t head = 0; head < conf->head_count; head++) ops_rotate(&rotation, q + head * head_dims);
 
-    uint32_t page = attend->seq->pages[position / page_tokens], slot = position % page_tokens;
+    uint32_t page = attend->seq->pages[position / page_tokens];
+    size_t slot = position % page_tokens, values_first = (size_t)head_dims * page_tokens;
     for (uint32_t head = 0; head < conf->head_count_kv; head++) {
-        uint16_t *k_page = page_head(kern, page, attend->layer, head);
-        uint16_t *v_page = k_page + head_dims * page_tokens;
+        struct page_head to = page_head(kern, page, attend->layer, head);
         ops_rotate(&rotation, k + head * head_dims);
         for (uint32_t d = 0; d < head_dims; d++) {
-            k_page[d * page_tokens + slot] = half_f16_of_f32(k[head * head_dims + d]);
-            v_page[slot * head_dims + d] = half_f16_of_f32(v[head * head_dims + d]);
+            page_put(to, (size_t)d * page_tokens + slot, k[head * head_dims + d]);
+            page_put(to, values_first + slot * head_dims + d, v[head * head_dims + d]);
         }
     }
 }
@@ -405,16 +425,15 @@ static void load_piece(void *arg, uint32_t piece)
     const struct attend *attend = arg;
     const struct kern *kern = attend->kern;
     const uint32_t head_dims = kern->conf.head_dims, page_tokens = kern->conf.cache.page_tokens;
-    const uint16_t *k_page = page_head(kern, attend->seq->pages[piece], attend->layer, attend->kv_head);
-    const uint16_t *v_page = k_page + head_dims * page_tokens;
-    size_t offset = (size_t)piece * page_tokens * head_dims;
-    for (uint32_t slot = 0; slot < page_tokens; slot++) {
-        for (uint32_t d = 0; d < head_dims; d++) {
-            size_t to = offset + (size_t)slot * head_dims + d;
-            kern->keys[to] = half_f32_of_f16(k_page[d * page_tokens + slot]);
-            kern->values[to] = half_f32_of_f16(v_page[slot * head_dims + d]);
+    const struct page_head from = page_head(kern, attend->seq->pages[piece], attend->layer, attend->kv_head);
+    const size_t elements = (size_t)head_dims * page_tokens;
+    float *keys = kern->keys + piece * elements, *values = kern->values + piece * elements;
+    for (uint32_t d = 0; d < head_dims; d++) {
+        for (uint32_t slot = 0; slot < page_tokens; slot++) {
+            keys[(size_t)slot * head_dims + d] = page_get(from, (size_t)d * page_tokens + slot);
         }
     }
+    for (size_t i = 0; i < elements; i++) values[i] = page_get(from, elements + i);
 }
 
 /* Attention of one row, for the query heads that share kv_head. */
@@ -423,12 +442,18 @@ static void attend_piece(void *arg, uint32_t piece)
     const struct attend *attend = arg;
     const struct kern *kern = attend->kern;
     const struct kern_conf *conf = &kern->conf;
-    uint32_t group = conf->head_count / conf->head_count_kv;
-    size_t row = attend->seq->row_first + piece;
-    for (uint32_t head = attend->kv_head * group; head < (attend->kv_head + 1) * group; head++) {
-        ops_attend(attend->qkv->values + row * attend->qkv->cols + (size_t)head * conf->head_dims, kern->keys,
-                   kern->values, attend->seq->pos_first + piece + 1, conf->head_dims, conf->attention_scale,
-                   attend->out->values + row * attend->out->cols + (size_t)head * conf->head_dims);
+    const uint32_t group = conf->head_count / conf->head_count_kv, first = attend->kv_head * group;
+    const size_t row = attend->seq->row_first + piece;
+    for (uint32_t head = first; head < first + group; head++) {
+        const float *query = attend->qkv->values + row * attend->qkv->cols + (size_t)head * conf->head_dims;
+        float *out = attend->out->values + row * attend->out->cols + (size_t)head * conf->head_dims;
+        ops_attend(&(struct ops_attention){.query = query,
+                                           .keys = kern->keys,
+                                           .values = kern->values,
+                                           .key_count = attend->seq->pos_first + piece + 1,
+                                           .head_dims = conf->head_dims,
+                                           .scale = conf->attention_scale,
+                                           .out = out});
     }
 }
 
