@@ -463,3 +463,14 @@ const char *http_request_header(const struct http_request *request, const char *
 {
     return header(request->reader, name);
 }
+
+const char *http_reason(int status)
+{
+    switch (status) {
+#define X(number, name, text) \
+    case number: return #text;
+        HTTP_STATUS_MAP(X)
+#undef X
+    default: return "";
+    }
+}

@@ -38,6 +38,9 @@ struct http_request {
  * NULL when absent. Bytes 0x80.. may occur in it. */
 const char *http_request_header(const struct http_request *request, const char *name);
 
+/* Reason phrase of a status; "" when it has none. */
+const char *http_reason(int status);
+
 struct http_reader;
 
 /* NULL when out of memory. */
