@@ -10,6 +10,7 @@
 
 #include "common/base/check.h"
 #include "common/base/clock.h"
+#include "common/shm/audit.h"
 #include "common/shm/owner.h"
 #include "common/shm/segment.h"
 #include "daemon/group.h"
@@ -216,10 +217,9 @@ static int pool_make(struct engine *engine, struct err *err)
     };
     int r = pages_decide(engine, err);
     if (r < 0) return r;
-    struct pool_owner owner;
-    r = owner_self(&owner, err);
-    if (r < 0) return r;
-    owner.epoch = clock_wall_ns();
+    struct pool_owner owner = {.pid = getpid(), .epoch = clock_wall_ns()};
+    r = owner_start(owner.pid, &owner.start);
+    if (r < 0) return err_sys(err, -r, "/proc/self/stat");
     engine->conf.sched.epoch = owner.epoch;
     r = segment_create(engine->instance, "kv.0", engine->geometry.page_bytes * engine->geometry.page_count,
                        &engine->kv, err);
@@ -262,9 +262,12 @@ static void leftovers_remove(const char *instance, char *ret_text, size_t text_b
 {
     struct pool_leftover leftover;
     ret_text[0] = 0;
-    if (pool_leftover(instance, &leftover) > 0)
-        (void)snprintf(ret_text, text_bytes, "removed the pool of dead process %lld (%u cached pages)",
-                       (long long)leftover.pid, leftover.sealed_count); // may be cut
+    if (pool_leftover(instance, &leftover) == 0 && leftover.segment_count > 0)
+        (void)snprintf(ret_text, text_bytes,
+                       "removed the pool of dead process %" PRId64 " (%" PRIu32
+                       " cached pages): adopting one is not built yet",
+                       leftover.readable ? leftover.daemon_pid : 0,
+                       leftover.readable ? leftover.sealed_count : 0); // may be cut
     (void)segment_unlink_all(instance); // what cannot be removed fails at segment_create, with its reason
 }
 
@@ -353,7 +356,7 @@ void engine_free(struct engine *engine, void (*on_freed)(void *owner))
 
 int engine_submit(struct engine *engine, struct sched_request *request, uint64_t *ret_seq_id)
 {
-    request->root_key = engine->root_key;
+    request->root_key = hash128_chain(engine->root_key, &request->root_key, sizeof request->root_key);
     int r = sched_submit(engine->sched, request, ret_seq_id);
     if (r == 0) engine_dirty(engine);
     return r;

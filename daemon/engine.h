@@ -59,7 +59,7 @@ void engine_stop(struct engine *engine);                  // on_stopped follows
 /* After on_stopped or on_failed, or if never started: frees, removes every name. */
 void engine_free(struct engine *engine, void (*on_freed)(void *owner));
 
-/* See sched_submit. The root key is the engine's: hash(model digest, KV type). */
+/* See sched_submit. request->root_key holds the salt (zero: none) and becomes hash(model digest, KV type, salt). */
 int engine_submit(struct engine *engine, struct sched_request *request, uint64_t *ret_seq_id);
 void engine_remove(struct engine *engine, uint64_t seq_id);
 void engine_pause(struct engine *engine, uint64_t seq_id, bool paused);

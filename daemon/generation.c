@@ -90,6 +90,7 @@ static int sequence_submit(struct generation *generation, const struct generatio
         .use_history = sampling->repetition_penalty != 1 || sampling->presence_penalty != 0 ||
                        sampling->frequency_penalty != 0,
         .score_prompt = params->score_prompt,
+        .root_key = params->salt,
         .owner = generation,
     };
     int r = biases_build(generation, params, &biases, &request);

@@ -63,6 +63,7 @@ struct generation_params {
     bool include_stop; // the stop string stays in the text
     bool skip_special; // special tokens give no text
     bool score_prompt;
+    struct hash128 salt; // keeps its cached prefixes apart from others'; zero: shared
 };
 
 struct generation; // opaque

@@ -47,6 +47,7 @@ struct params {
     bool logprobs;           // sampling.logprobs alternatives with each token
     int32_t prompt_logprobs; // -1: not asked
     bool return_token_ids, tokens_as_ids;
+    bool return_token_strings; // tokenize
 };
 
 /* Error of a request, in vLLM's shape: the field at fault and the HTTP status. */

@@ -34,7 +34,8 @@
     X("continue_final_message", continue_final_message) \
     X("echo", echo) \
     X("return_token_ids", return_token_ids) \
-    X("return_tokens_as_token_ids", tokens_as_ids)
+    X("return_tokens_as_token_ids", tokens_as_ids) \
+    X("return_token_strs", return_token_strings)
 
 /* X(field, harmless value as JSON text or NULL): any other value is refused as not built yet. */
 #define PARAMS_UNSUPPORTED(X) \

@@ -1,0 +1,371 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "daemon/api.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include <cjson/cJSON.h>
+
+#include "common/base/check.h"
+#include "common/base/clock.h"
+#include "common/base/json.h"
+#include "daemon/answer.h"
+#include "daemon/conn.h"
+#include "daemon/http.h"
+#include "daemon/request.h"
+
+#ifndef PACKAGE_VERSION
+#define PACKAGE_VERSION "unknown"
+#endif
+
+enum { SMALL_ANSWER_BYTES_MAX = 4 << 20 };
+
+int api_init(struct api *api, const struct api_conf *conf, struct err *err)
+{
+    *api = (struct api){
+        .conf = *conf,
+        .started_s = (int64_t)(clock_wall_ns() / NS_PER_S),
+        .state_text = "loading",
+    };
+    if (getrandom(api->id_secret, sizeof api->id_secret, 0) != (ssize_t)sizeof api->id_secret)
+        return err_sys(err, errno, "getrandom");
+    return 0;
+}
+
+/* ---- answers of one call ---- */
+
+void api_refuse(struct conn *conn, int status, const char *field, const char *message)
+{
+    struct buf out;
+    buf_init(&out, KIB(64));
+    answer_write_error(&out, status, field, message);
+    const char *headers = status == 429 || status == 503 ? "Retry-After: 1\r\n"
+                          : status == 401                ? "WWW-Authenticate: Bearer\r\n"
+                                                         : NULL;
+    (void)conn_respond(conn, status, "application/json", headers, out.bytes, out.len); // gone: on_close comes
+    buf_done(&out);
+}
+
+static void answer_json(struct conn *conn, int status, struct buf *out)
+{
+    if (out->error) api_refuse(conn, 500, NULL, "out of memory");
+    else
+        (void)conn_respond(conn, status, "application/json", NULL, out->bytes,
+                           out->len); // gone: on_close comes
+    buf_done(out);
+}
+
+/* ---- routes without a body ---- */
+
+static void route_health(struct api *api, struct conn *conn, const struct http_request *request)
+{
+    (void)api;
+    (void)request;
+    (void)conn_respond(conn, 200, "application/json", NULL, "{\"status\":\"ok\"}",
+                       15); // gone: on_close comes
+}
+
+static void route_ready(struct api *api, struct conn *conn, const struct http_request *request)
+{
+    (void)request;
+    struct buf out;
+    bool ready = engine_ready(api->conf.engine) && !api->draining;
+    buf_init(&out, SMALL_ANSWER_BYTES_MAX);
+    buf_printf(&out, "{\"status\":\"%s\"}", ready ? "ready" : api->draining ? "draining" : api->state_text);
+    answer_json(conn, ready ? 200 : 503, &out);
+}
+
+static void route_version(struct api *api, struct conn *conn, const struct http_request *request)
+{
+    (void)api;
+    (void)request;
+    struct buf out;
+    buf_init(&out, SMALL_ANSWER_BYTES_MAX);
+    buf_puts(&out, "{\"version\":\"" PACKAGE_VERSION "\"}");
+    answer_json(conn, 200, &out);
+}
+
+static void put_model(struct buf *out, const struct api *api)
+{
+    buf_puts(out, "{\"id\":");
+    buf_put_json_string(out, api->conf.model_name, strlen(api->conf.model_name));
+    buf_printf(out, ",\"object\":\"model\",\"created\":%" PRId64 ",\"owned_by\":\"kvasir\",\"root\":",
+               api->started_s);
+    buf_put_json_string(out, api->conf.model_name, strlen(api->conf.model_name));
+    buf_printf(out, ",\"parent\":null,\"max_model_len\":%" PRIu32 ",\"permission\":[]}",
+               api->conf.source.model_len_max);
+}
+
+static void route_models(struct api *api, struct conn *conn, const struct http_request *request)
+{
+    (void)request;
+    struct buf out;
+    buf_init(&out, SMALL_ANSWER_BYTES_MAX);
+    buf_puts(&out, "{\"object\":\"list\",\"data\":[");
+    put_model(&out, api);
+    buf_puts(&out, "]}");
+    answer_json(conn, 200, &out);
+}
+
+static bool model_is_served(const struct api *api, const char *name)
+{
+    return strcmp(name, api->conf.model_name) == 0;
+}
+
+static void refuse_model(struct conn *conn, const char *name)
+{
+    char text[256];
+    (void)snprintf(text, sizeof text, "The model `%.128s` does not exist.",
+                   name); // cut names are still told apart
+    api_refuse(conn, 404, "model", text);
+}
+
+static void route_model(struct api *api, struct conn *conn, const struct http_request *request)
+{
+    const char *name = request->path + strlen("/v1/models/");
+    if (!model_is_served(api, name)) {
+        refuse_model(conn, name);
+        return;
+    }
+    struct buf out;
+    buf_init(&out, SMALL_ANSWER_BYTES_MAX);
+    put_model(&out, api);
+    answer_json(conn, 200, &out);
+}
+
+static void route_metrics(struct api *api, struct conn *conn, const struct http_request *request)
+{
+    (void)request;
+    struct buf out;
+    struct engine_stats stats;
+    engine_stats(api->conf.engine, &stats);
+    struct metrics_gauges gauges = {
+        .running = stats.sched.running_count,
+        .waiting = stats.sched.waiting_count,
+        .page_tokens = PAGE_TOKENS,
+        .page_count = stats.page_count,
+        .pages_used = stats.page_count - stats.pages_free - stats.pages_idle,
+        .prefix_queries = stats.sched.prefix_queries,
+        .prefix_hits = stats.sched.prefix_hits,
+        .preemptions = stats.sched.preemptions,
+        .evictions = stats.evictions,
+        .worker_restarts = stats.restarts,
+        .http_requests = api->http_requests,
+        .cache_dtype = "f16",
+    };
+    buf_init(&out, SMALL_ANSWER_BYTES_MAX);
+    metrics_render(api->conf.metrics, &gauges, &out);
+    if (out.error) api_refuse(conn, 500, NULL, "out of memory");
+    else
+        (void)conn_respond(conn, 200, "text/plain; version=0.0.4; charset=utf-8", NULL, out.bytes,
+                           out.len); // as above
+    buf_done(&out);
+}
+
+/* ---- routes with a body ---- */
+
+static void generate(struct api *api, struct conn *conn, const struct http_request *request,
+                     enum params_kind kind, enum request_goal goal)
+{
+    struct params params;
+    struct params_error error;
+    if (api->draining) {
+        api_refuse(conn, 503, NULL, "the server is shutting down");
+        return;
+    }
+    if (goal == REQUEST_GENERATE &&
+        engine_queue_full(api->conf.engine)) { // before anything is parsed or tokenized
+        api_refuse(conn, 429, NULL, "the queue is full: try again later");
+        return;
+    }
+    if (params_parse(kind, request->body, request->body_bytes,
+                     tokenizer_vocab_count(api->conf.source.tokenizer), &params, &error) < 0) {
+        api_refuse(conn, error.status, error.field, error.err.text);
+        return;
+    }
+    if (params.model && !model_is_served(api, params.model)) {
+        refuse_model(conn, params.model);
+        params_done(&params);
+        return;
+    }
+    request_start(api, conn, &params, goal);
+}
+
+static void route_chat(struct api *api, struct conn *conn, const struct http_request *request)
+{
+    generate(api, conn, request, PARAMS_CHAT, REQUEST_GENERATE);
+}
+
+static void route_completion(struct api *api, struct conn *conn, const struct http_request *request)
+{
+    generate(api, conn, request, PARAMS_COMPLETION, REQUEST_GENERATE);
+}
+
+/* vLLM's two shapes: {"prompt"} as for completions, {"messages"} as for chat. */
+static void route_tokenize(struct api *api, struct conn *conn, const struct http_request *request)
+{
+    struct err err;
+    cJSON *json = NULL;
+    if (json_parse(request->body, request->body_bytes, JSON_DEPTH_MAX, &json, &err) < 0) {
+        api_refuse(conn, 400, NULL, err.text);
+        return;
+    }
+    bool chat = cJSON_GetObjectItemCaseSensitive(json, "messages") != NULL;
+    const cJSON *prompt = cJSON_GetObjectItemCaseSensitive(json, "prompt");
+    bool fits = chat || cJSON_IsString(prompt);
+    cJSON_Delete(json);
+    if (!fits) api_refuse(conn, 400, "prompt", "prompt must be a string");
+    else generate(api, conn, request, chat ? PARAMS_CHAT : PARAMS_COMPLETION, REQUEST_TOKENIZE);
+}
+
+static int ids_read(const cJSON *tokens, uint32_t vocab_count, struct token_list *list)
+{
+    const cJSON *id;
+    cJSON_ArrayForEach(id, tokens)
+    {
+        if (!cJSON_IsNumber(id) || !(id->valuedouble >= 0 && id->valuedouble < vocab_count) ||
+            id->valuedouble != (double)(uint32_t)id->valuedouble)
+            return ERR_INPUT;
+        int r = token_list_push(list, (uint32_t)id->valuedouble);
+        if (r < 0) return r;
+    }
+    return 0;
+}
+
+static void detokenize(struct api *api, struct conn *conn, const cJSON *tokens)
+{
+    const struct tokenizer *tokenizer = api->conf.source.tokenizer;
+    struct token_list list = {0};
+    struct buf text, out;
+    buf_init(&text, MIB(64));
+    buf_init(&out, MIB(256));
+    if (!cJSON_IsArray(tokens) || ids_read(tokens, tokenizer_vocab_count(tokenizer), &list) < 0) {
+        api_refuse(conn, 400, "tokens", "tokens must be an array of token ids of this model");
+    } else {
+        (void)tokenizer_decode(tokenizer, list.ids, list.count, false, &text); // its error is sticky in text
+        buf_puts(&out, "{\"prompt\":");
+        buf_put_json_string(&out, buf_text(&text), text.len);
+        buf_putc(&out, '}');
+        if (text.error) out.error = text.error;
+        answer_json(conn, 200, &out);
+    }
+    buf_done(&text);
+    buf_done(&out);
+    token_list_done(&list);
+}
+
+static void route_detokenize(struct api *api, struct conn *conn, const struct http_request *request)
+{
+    struct err err;
+    cJSON *json = NULL;
+    if (json_parse(request->body, request->body_bytes, JSON_DEPTH_MAX, &json, &err) < 0)
+        api_refuse(conn, 400, NULL, err.text);
+    else detokenize(api, conn, cJSON_GetObjectItemCaseSensitive(json, "tokens"));
+    cJSON_Delete(json);
+}
+
+/* ---- routing ---- */
+
+struct route {
+    const char *method, *path;
+    bool is_prefix; // path is the beginning
+    bool is_open;   // needs no key
+    void (*handle)(struct api *api, struct conn *conn, const struct http_request *request);
+};
+
+static const struct route routes[] = {
+    {"POST", "/v1/chat/completions", false, false, route_chat},
+    {"POST", "/v1/completions", false, false, route_completion},
+    {"GET", "/v1/models", false, false, route_models},
+    {"GET", "/v1/models/", true, false, route_model},
+    {"GET", "/health", false, true, route_health},
+    {"GET", "/ready", false, true, route_ready},
+    {"GET", "/metrics", false, false, route_metrics},
+    {"GET", "/version", false, false, route_version},
+    {"POST", "/tokenize", false, false, route_tokenize},
+    {"POST", "/detokenize", false, false, route_detokenize},
+};
+
+static bool route_matches(const struct route *route, const char *path)
+{
+    if (!route->is_prefix) return strcmp(route->path, path) == 0;
+    size_t len = strlen(route->path);
+    return strncmp(route->path, path, len) == 0 && path[len];
+}
+
+/* Compares without telling by its time where the first difference is. */
+static bool equal_in_constant_time(const char *a, size_t a_len, const char *b)
+{
+    size_t b_len = strlen(b);
+    unsigned char difference = a_len != b_len;
+    for (size_t i = 0; i < a_len; i++) difference |= (unsigned char)(a[i] ^ b[b_len ? i % b_len : 0]);
+    return difference == 0;
+}
+
+static bool key_is_right(const struct api *api, const struct http_request *request)
+{
+    if (api->conf.key_count == 0) return true;
+    const char *value = http_request_header(request, "Authorization");
+    if (!value || strncasecmp(value, "Bearer ", 7) != 0) return false;
+    bool right = false;
+    for (size_t i = 0; i < api->conf.key_count; i++)
+        right |= equal_in_constant_time(value + 7, strlen(value + 7), api->conf.keys[i]);
+    return right;
+}
+
+void api_on_request(struct conn *conn, const struct http_request *request, void *user)
+{
+    struct api *api = user;
+    api->http_requests++;
+    const char *method = strcmp(request->method, "HEAD") == 0 ? "GET" : request->method;
+    const struct route *found = NULL;
+    for (size_t i = 0; i < COUNT_OF(routes) && !found; i++)
+        if (route_matches(&routes[i], request->path)) found = &routes[i];
+    if ((!found || !found->is_open) && !key_is_right(api, request)) {
+        api_refuse(conn, 401, NULL, "a valid API key is needed: Authorization: Bearer KEY");
+    } else if (!found) {
+        api_refuse(conn, 404, NULL, "no such route");
+    } else if (strcmp(found->method, method) != 0) {
+        struct buf out;
+        char allow[32];
+        (void)snprintf(allow, sizeof allow, "Allow: %s\r\n", found->method); // fits
+        buf_init(&out, KIB(4));
+        answer_write_error(&out, 405, NULL, "method not allowed");
+        (void)conn_respond(conn, 405, "application/json", allow, out.bytes, out.len); // gone: on_close comes
+        buf_done(&out);
+    } else {
+        found->handle(api, conn, request);
+    }
+}
+
+void api_on_close(struct conn *conn, void *user)
+{
+    (void)user;
+    struct request *request = conn_user(conn);
+    if (request) request_client_gone(request);
+}
+
+void api_on_drain(struct conn *conn, void *user)
+{
+    (void)user;
+    struct request *request = conn_user(conn);
+    if (request) request_client_drained(request);
+}
+
+bool api_idle(const struct api *api)
+{
+    return api->requests == NULL;
+}
+
+void api_cancel_all(struct api *api)
+{
+    struct request *next;
+    for (struct request *request = api->requests; request; request = next) {
+        next = request_next(request);
+        request_abort(request, 503, "the server is shutting down");
+    }
+}

@@ -1,0 +1,389 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "daemon/server.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <sched.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <uv.h>
+
+#include "common/base/check.h"
+#include "common/base/clock.h"
+#include "common/base/log.h"
+#include "daemon/api.h"
+#include "daemon/engine.h"
+#include "daemon/http_server.h"
+#include "daemon/listen.h"
+#include "daemon/metrics.h"
+#include "daemon/model_info.h"
+#include "daemon/notify.h"
+#include "daemon/progress.h"
+
+enum {
+    DRAIN_MS_MAX = 60000,       // running requests may finish for so long
+    STALL_NS_MAX_S = 120,       // a step without a sign of life
+    HELD_BYTES_MAX = 512 << 20, // bodies and unsent answers of all connections
+};
+
+enum server_state { SERVER_LOADING, SERVER_SERVING, SERVER_DRAINING, SERVER_STOPPING, SERVER_ENDED };
+
+struct server {
+    uv_loop_t loop;
+    const struct conf *conf; // borrowed
+    struct model_info model;
+    char *model_name, *worker_path; // owned
+    uint32_t model_len_max;
+    struct engine *engine;
+    struct metrics *metrics;
+    struct api api;
+    struct http_server *http;
+    uv_signal_t sigterm, sigint;
+    uv_timer_t watchdog, drain;
+    enum server_state state;
+    int exit_status;
+    uint16_t port;
+    uint64_t start_ns;
+};
+
+/* ---- ending ---- */
+
+static void handles_close(struct server *server)
+{
+    uv_close((uv_handle_t *)&server->sigterm, NULL);
+    uv_close((uv_handle_t *)&server->sigint, NULL);
+    uv_close((uv_handle_t *)&server->watchdog, NULL);
+    uv_close((uv_handle_t *)&server->drain, NULL);
+}
+
+static void engine_freed(void *owner)
+{
+    struct server *server = owner;
+    server->engine = NULL;
+    server->state = SERVER_ENDED;
+    handles_close(server);
+}
+
+/* The worker is gone: nothing can be answered any more. */
+static void engine_stopped(void *owner)
+{
+    struct server *server = owner;
+    server->state = SERVER_STOPPING;
+    api_cancel_all(&server->api);
+    http_server_stop(server->http);
+    engine_free(server->engine, engine_freed);
+}
+
+static void http_drained(void *user)
+{
+    struct server *server = (struct server *)((char *)user - offsetof(struct server, api)); // user is our api
+    if (server->state != SERVER_DRAINING) return;
+    server->state = SERVER_STOPPING;
+    uv_timer_stop(&server->drain);
+    engine_stop(server->engine);
+}
+
+static void drain_over(uv_timer_t *timer)
+{
+    struct server *server = timer->data;
+    api_cancel_all(&server->api);
+    if (server->state != SERVER_DRAINING) return;
+    server->state = SERVER_STOPPING;
+    engine_stop(server->engine);
+}
+
+static void signalled(uv_signal_t *handle, int signum)
+{
+    struct server *server = handle->data;
+    if (server->state == SERVER_DRAINING) { // the second time: no more patience
+        uv_timer_start(&server->drain, drain_over, 0, 0);
+        return;
+    }
+    if (server->state != SERVER_SERVING && server->state != SERVER_LOADING) return;
+    log_info("%s: finishing what runs, taking nothing new", signum == SIGINT ? "SIGINT" : "SIGTERM");
+    notify_stopping();
+    server->state = SERVER_DRAINING;
+    server->api.draining = true;
+    uv_timer_start(&server->drain, drain_over, DRAIN_MS_MAX, 0);
+    http_server_drain(server->http);
+}
+
+/* ---- the engine's callbacks ---- */
+
+static void address_describe(const struct server *server, char *text, size_t text_bytes)
+{
+    if (server->port) {
+        bool v6 = strchr(server->conf->host, ':') != NULL;
+        (void)snprintf(text, text_bytes, "http://%s%s%s:%u%s%s", v6 ? "[" : "", server->conf->host,
+                       v6 ? "]" : "", server->port, server->conf->uds[0] ? " and unix:" : "",
+                       server->conf->uds); // may be cut
+    } else {
+        (void)snprintf(text, text_bytes, "%s%s", server->conf->uds[0] ? "unix:" : "inherited sockets",
+                       server->conf->uds); // as above
+    }
+}
+
+static void engine_ready_now(void *owner)
+{
+    struct server *server = owner;
+    char address[256];
+    struct engine_stats stats;
+    engine_stats(server->engine, &stats);
+    if (server->state != SERVER_LOADING) {
+        log_info("the worker is back: process %" PRId64 ", restart %" PRIu64, stats.worker_pid,
+                 stats.restarts);
+        return;
+    }
+    server->state = SERVER_SERVING;
+    server->api.state_text = "restarting";
+    address_describe(server, address, sizeof address);
+    log_info("ready after %.2f s: %s, context %" PRIu32 ", %" PRIu32 " pages of %" PRIu64 " KiB (%" PRIu64
+             " MiB), at %s",
+             (double)(clock_mono_ns() - server->start_ns) / 1e9, server->model_name, server->model_len_max,
+             stats.page_count, stats.page_bytes >> 10, stats.page_count * stats.page_bytes >> 20, address);
+    if (server->conf->progress)
+        progress_ready(server->model_name, stats.page_count * stats.page_bytes, address);
+    notify_ready("serving");
+}
+
+static void engine_progress(void *owner, uint32_t permille)
+{
+    struct server *server = owner;
+    if (server->conf->progress && server->state == SERVER_LOADING)
+        progress_loading(server->model_name, permille);
+}
+
+static void engine_lost(void *owner, const char *reason)
+{
+    struct server *server = owner;
+    metrics_worker_lost(server->metrics);
+    log_warn("the worker died: %s; starting it again, requests go on after it", reason);
+}
+
+static void engine_failed(void *owner, int exit_status, const char *reason)
+{
+    struct server *server = owner;
+    if (server->conf->progress) progress_end();
+    log_error("%s", reason);
+    server->exit_status = exit_status;
+    engine_stopped(owner);
+}
+
+static void engine_stepped(void *owner, const struct engine_step *step)
+{
+    struct server *server = owner;
+    metrics_step(server->metrics, step->token_count, step->step_ns);
+}
+
+static void engine_event(void *owner, const struct sched_event *event, const struct done_top *tops)
+{
+    (void)owner;
+    generation_event(event, tops);
+}
+
+static const struct engine_callbacks engine_callbacks = {
+    .on_event = engine_event,
+    .on_ready = engine_ready_now,
+    .on_progress = engine_progress,
+    .on_lost = engine_lost,
+    .on_failed = engine_failed,
+    .on_step = engine_stepped,
+    .on_stopped = engine_stopped,
+};
+
+/* ---- starting ---- */
+
+static char *name_of_file(const char *path)
+{
+    const char *base = strrchr(path, '/');
+    base = base ? base + 1 : path;
+    size_t len = strlen(base);
+    if (len > 5 && strcmp(base + len - 5, ".gguf") == 0) len -= 5;
+    return strndup(base, len);
+}
+
+static uint32_t threads_default(void)
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) < 0) return 1;
+    return (uint32_t)CPU_COUNT(&set);
+}
+
+static int model_load(struct server *server, struct err *err)
+{
+    const struct conf *conf = server->conf;
+    int r = model_info_open(conf->model, &server->model, err);
+    if (r < 0) return r;
+    const struct model_facts *facts = &server->model.facts;
+    server->model_name = conf->served_model_name[0] ? strdup(conf->served_model_name)
+                                                    : name_of_file(conf->model);
+    if (!server->model_name) return ERR(err, -ENOMEM, "out of memory");
+    server->model_len_max = conf->max_model_len ? conf->max_model_len : facts->context_length;
+    if (server->model_len_max > facts->context_length)
+        return ERR(err, ERR_CONFIG,
+                   "--max-model-len %u is above the %u tokens that the model was trained for",
+                   server->model_len_max, facts->context_length);
+    if (server->model.template_problem[0])
+        log_warn("the model's chat template cannot be used, chat is refused: %s",
+                 server->model.template_problem);
+    return 0;
+}
+
+static int engine_make(struct server *server, struct err *err)
+{
+    const struct conf *conf = server->conf;
+    char leftover[256];
+    int r = conf_find_worker(conf, &server->worker_path, err);
+    if (r < 0) return r;
+    struct engine_conf engine = {
+        .loop = &server->loop,
+        .instance = conf->instance,
+        .worker_path = server->worker_path,
+        .model_path = conf->model,
+        .threads = conf->threads ? conf->threads : threads_default(),
+        .cache_bytes = conf->kv_cache_memory_bytes,
+        .kv_type = KV_F16,
+        .sched = {.seqs_max = conf->max_num_seqs,
+                  .tokens_max = conf->max_num_batched_tokens,
+                  .queue_max = conf->max_num_queued_reqs,
+                  .model_len_max = server->model_len_max},
+        .facts = server->model.facts,
+        .model_digest = server->model.digest,
+        .stall_ns_max = STALL_NS_MAX_S * NS_PER_S,
+        .callbacks = &engine_callbacks,
+        .owner = server,
+    };
+    r = engine_new(&engine, &server->engine, leftover, sizeof leftover, err);
+    if (r == 0 && leftover[0]) log_warn("%s", leftover);
+    return r;
+}
+
+static int api_make(struct server *server, struct err *err)
+{
+    const struct conf *conf = server->conf;
+    struct api_conf api = {
+        .loop = &server->loop,
+        .engine = server->engine,
+        .metrics = server->metrics,
+        .source = {.tokenizer = server->model.tokenizer,
+                   .template = server->model.template,
+                   .bos_text = server->model.bos_text,
+                   .eos_text = server->model.eos_text,
+                   .model_len_max = server->model_len_max},
+        .model_name = server->model_name,
+        .keys = conf->api_keys.texts,
+        .key_count = conf->api_keys.count,
+        .seed = conf->seed,
+    };
+    return api_init(&server->api, &api, err);
+}
+
+static int http_make(struct server *server, struct err *err)
+{
+    static const struct http_handler handler = {
+        .on_request = api_on_request,
+        .on_close = api_on_close,
+        .on_drain = api_on_drain,
+        .on_drained = http_drained,
+    };
+    const struct conf *conf = server->conf;
+    struct http_conf http = http_conf_default();
+    http.body_bytes_max = conf->max_body_bytes;
+    http.held_bytes_max = HELD_BYTES_MAX;
+    http.conns_max = conf->max_connections;
+    http.head_ms = conf->header_timeout_s * 1000;
+    http.body_ms = conf->body_timeout_s * 1000;
+    http.idle_ms = conf->idle_timeout_s * 1000;
+    http.write_ms = conf->slow_reader_timeout_s * 1000;
+    return http_server_new(&server->loop, &http, &handler, &server->api, &server->http, err);
+}
+
+static int sockets_listen(struct server *server, struct err *err)
+{
+    const struct conf *conf = server->conf;
+    int fd_first;
+    int count = notify_listen_fds(&fd_first);
+    for (int i = 0; i < count; i++) {
+        int r = listen_adopt(server->http, fd_first + i, err);
+        if (r < 0) return r;
+    }
+    if (count > 0) return 0;
+    int r = listen_tcp(server->http, conf->host, (uint16_t)conf->port, &server->port, err);
+    if (r == 0 && conf->uds[0]) r = listen_unix(server->http, conf->uds, err);
+    return r;
+}
+
+static void watchdog_feed(uv_timer_t *timer)
+{
+    (void)timer;
+    notify_watchdog();
+}
+
+static void handles_init(struct server *server)
+{
+    (void)uv_signal_init(&server->loop, &server->sigterm); // these four cannot fail on a fresh loop
+    (void)uv_signal_init(&server->loop, &server->sigint);
+    (void)uv_timer_init(&server->loop, &server->watchdog);
+    (void)uv_timer_init(&server->loop, &server->drain);
+    server->sigterm.data = server->sigint.data = server->drain.data = server;
+    (void)uv_signal_start(&server->sigterm, signalled, SIGTERM); // valid signals: cannot fail
+    (void)uv_signal_start(&server->sigint, signalled, SIGINT);
+    uint64_t watchdog_ns = notify_watchdog_ns();
+    if (watchdog_ns)
+        uv_timer_start(&server->watchdog, watchdog_feed, watchdog_ns / 3 / NS_PER_MS,
+                       watchdog_ns / 3 / NS_PER_MS);
+}
+
+static int parts_start(struct server *server, struct err *err)
+{
+    int r = model_load(server, err);
+    if (r == 0) r = metrics_new(server->model_name, server->model_len_max, &server->metrics);
+    if (r == 0) r = engine_make(server, err);
+    if (r == 0) r = api_make(server, err);
+    if (r == 0) r = http_make(server, err);
+    if (r == 0) r = sockets_listen(server, err);
+    if (r == 0) r = engine_start(server->engine, err);
+    return r;
+}
+
+static void server_free(struct server *server)
+{
+    http_server_free(server->http);
+    metrics_free(server->metrics);
+    model_info_close(&server->model);
+    free(server->model_name);
+    free(server->worker_path);
+    int r = uv_loop_close(&server->loop);
+    if (r < 0) log_warn("closing the loop: %s", uv_strerror(r));
+}
+
+int server_run(const struct conf *conf)
+{
+    struct server server = {.conf = conf, .start_ns = clock_mono_ns()};
+    struct err err = {0};
+    (void)signal(SIGPIPE, SIG_IGN); // a write to a socket nobody reads answers EPIPE
+    int r = uv_loop_init(&server.loop);
+    if (r < 0) {
+        log_error("event loop: %s", uv_strerror(r));
+        return err_exit_status(r);
+    }
+    handles_init(&server);
+    if (conf->progress) progress_loading(conf->model, 0);
+    r = parts_start(&server, &err);
+    if (r < 0) {
+        if (conf->progress) progress_end();
+        log_error("%s", err.text[0] ? err.text : err_name(r));
+        server.exit_status = err_exit_status(r);
+        if (server.http) http_server_stop(server.http);
+        if (server.engine) engine_free(server.engine, engine_freed);
+        else handles_close(&server);
+    }
+    (void)uv_run(&server.loop, UV_RUN_DEFAULT); // returns when every handle is closed
+    server_free(&server);
+    return server.exit_status;
+}
