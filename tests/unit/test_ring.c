@@ -276,7 +276,10 @@ static void test_ring_survives_kills_of_either_side(void **state)
     pid_t pids[2] = {spawn(produce, shared), spawn(consume, shared)};
     uint64_t consumed_before = 0, progress_count = 0;
     for (int i = 0; i < KILLS; i++) {
-        uint64_t until = clock_mono_ns() + rng_below(&rng, 200 * NS_PER_US);
+        // After some messages, or soon when there are none, and then a moment more.
+        uint64_t until = clock_mono_ns() + 2 * NS_PER_MS, wanted = consumed_before + rng_below(&rng, 100);
+        while (atomic_load(&shared->consumed) < wanted && clock_mono_ns() < until) sched_yield();
+        until = clock_mono_ns() + rng_below(&rng, 20 * NS_PER_US);
         while (clock_mono_ns() < until) continue;
         int side = (int)rng_below(&rng, 2);
         assert_int_equal(kill(pids[side], SIGKILL), 0);
