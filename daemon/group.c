@@ -99,7 +99,7 @@ static int worker_start(struct group *group, struct err *err)
     (void)snprintf(group_text, sizeof group_text, "%" PRIu32, group->conf.group_idx); // all fit
     (void)snprintf(threads, sizeof threads, "%" PRIu32, group->conf.threads);
     (void)snprintf(pid, sizeof pid, "%d", (int)getpid());
-    char *argv[] = {
+    const char *argv[] = {
         group->worker_path, "--instance",      group->instance, "--group", group_text,     "--rank", "0",
         "--model",          group->model_path, "--threads",     threads,   "--daemon-pid", pid,      NULL};
     environment_fill(envp, COUNT_OF(envp));

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdint.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -42,7 +43,7 @@ static void child_died(uv_poll_t *poll, int poll_status, int events)
 }
 
 /* Spawns with every signal at its default and unblocked: the daemon's own settings must not leak. */
-static int spawn(pid_t *ret_pid, char *const argv[], char *const envp[])
+static int spawn(pid_t *ret_pid, const char *const argv[], char *const envp[])
 {
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attributes;
@@ -61,13 +62,15 @@ static int spawn(pid_t *ret_pid, char *const argv[], char *const envp[])
     if (!r) r = posix_spawnattr_setsigmask(&attributes, &none);
     if (!r) r = posix_spawnattr_setsigdefault(&attributes, &all);
     if (!r) r = posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-    if (!r) r = posix_spawn(ret_pid, argv[0], &actions, &attributes, argv, envp);
+    if (!r)
+        r = posix_spawn(ret_pid, argv[0], &actions, &attributes, (char *const *)(uintptr_t)argv,
+                        envp) /* writes none of them */;
     posix_spawn_file_actions_destroy(&actions);
     posix_spawnattr_destroy(&attributes);
     return -r;
 }
 
-int process_start(uv_loop_t *loop, struct process *process, char *const argv[], char *const envp[],
+int process_start(uv_loop_t *loop, struct process *process, const char *const argv[], char *const envp[],
                   struct err *err)
 {
     CHECK(!process_running(process));

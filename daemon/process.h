@@ -22,7 +22,7 @@ struct process {
 
 /* Starts argv[0] with exactly this environment; stdin is /dev/null, stdout and stderr are inherited, no other
  * descriptor is. on_exit fires once, after the child was reaped. If this fails, on_exit never fires. */
-int process_start(uv_loop_t *loop, struct process *process, char *const argv[], char *const envp[],
+int process_start(uv_loop_t *loop, struct process *process, const char *const argv[], char *const envp[],
                   struct err *err);
 int process_signal(struct process *process, int signal); // by pidfd; -ESRCH when it is gone
 bool process_running(const struct process *process);
