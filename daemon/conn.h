@@ -4,9 +4,11 @@
  * An exchange begins with on_request and ends with conn_respond, conn_stream_end, conn_abort or on_close
  * (http_server.h). The functions below that write are for a conn within an exchange only.
  *
- * They return 0, or 1: more than HTTP_OUT_BYTES_MAX bytes are unsent, make no more until on_drain; or
- * negative: the client is gone, on_close will come from the loop. A caller may ignore the negative ones.
- * Bytes are borrowed for the call: what the socket does not take at once is copied.
+ * conn_respond and conn_stream_end end the exchange whatever they return: no on_close follows, and conn must
+ * not be touched any more but by the callbacks. conn_stream_start and conn_stream_write return 0, or 1: more than
+ * HTTP_OUT_BYTES_MAX bytes are unsent, make no more until on_drain; or negative: the client is gone, on_close
+ * will come from the loop. All negative returns may be ignored. Bytes are borrowed for the call: what the
+ * socket does not take at once is copied.
  *
  * Each answer carries Date, Content-Length or chunked coding, X-Request-Id when the client sent a sane
  * one, and Connection where it matters. HEAD gets the head only. HTTP/1.0 gets streams up to the close. */
