@@ -31,6 +31,7 @@ void sched_plan_limits(const struct sched_conf *conf, const struct pool_geometry
         .pool_pages = geometry->page_count,
         .vocab_count = vocab_count,
         .page_tokens = PAGE_TOKENS,
+        .rank_count = geometry->rank_count,
     };
 }
 

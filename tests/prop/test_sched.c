@@ -156,7 +156,11 @@ static void worker_seq(struct sim *sim, const struct plan_view *plan, const stru
         if (!(seq->flags & PLAN_SCORE)) continue;
         uint32_t target = i + 1 < seq->token_count ? plan->tokens[seq->token_first + i + 1]
                                                    : seq->score_target;
-        struct done_score score = {.token = target, .logprob = -1.0F, .rank = 1};
+        struct done_score score = {.token = target};
+        if (target != PLAN_TOKEN_NONE) {
+            score.logprob = -1.0F;
+            score.rank = 1;
+        }
         int at = done_writer_score(sim->answer, &score);
         assert_true(at >= 0);
         if (i == 0) out.score_first = (uint32_t)at;
