@@ -12,45 +12,59 @@
 #include "common/base/check.h"
 #include "common/base/limits.h"
 
-int model_rig_open(const char *path, const struct model_rig_conf *conf, struct model_rig *ret_rig,
-                   struct err *err)
+/* Everything but the file; rig->gguf is set. */
+static int start(struct model_rig *rig, const struct model_rig_conf *conf, struct err *err)
 {
-    struct model_rig rig = {.rows_max = conf->rows_max, .logits_max = conf->logits_max};
-    int r = gguf_file_open(path, &rig.file, err);
+    int r = model_facts_read(rig->gguf, &rig->facts, err);
     if (r < 0) return r;
-    r = model_facts_read(rig.file.gguf, &rig.facts, err);
-    if (r < 0) goto fail;
-
-    rig.cache = (struct kern_cache){.page_count = conf->page_count,
-                                    .page_tokens = conf->page_tokens ? conf->page_tokens : PAGE_TOKENS,
-                                    .layer_count = rig.facts.layer_count,
-                                    .head_count_kv = rig.facts.head_count_kv,
-                                    .head_dims = rig.facts.head_dims,
-                                    .kv_type = conf->kv_type};
-    rig.cache.page_bytes = (uint64_t)rig.cache.layer_count * rig.cache.head_count_kv * 2 *
-                           rig.cache.head_dims * rig.cache.page_tokens *
-                           (conf->kv_type == KERN_KV_F32 ? 4 : 2);
-    size_t bytes = (rig.cache.page_bytes * rig.cache.page_count + 63) & ~(size_t)63;
-    rig.cache.base = aligned_alloc(64, bytes);
-    rig.positions = calloc(conf->rows_max, sizeof(*rig.positions));
-    if (!rig.cache.base || !rig.positions) {
-        r = err_sys(err, ENOMEM, "pages");
-        goto fail;
-    }
-    memset(rig.cache.base, 0xFF, bytes); // NaN: a key that nobody wrote must not be read
+    rig->rows_max = conf->rows_max;
+    rig->logits_max = conf->logits_max;
+    rig->cache = (struct kern_cache){.page_count = conf->page_count,
+                                     .page_tokens = conf->page_tokens ? conf->page_tokens : PAGE_TOKENS,
+                                     .layer_count = rig->facts.layer_count,
+                                     .head_count_kv = rig->facts.head_count_kv,
+                                     .head_dims = rig->facts.head_dims,
+                                     .kv_type = conf->kv_type};
+    struct kern_cache *cache = &rig->cache;
+    cache->page_bytes = (uint64_t)cache->layer_count * cache->head_count_kv * 2 * cache->head_dims *
+                        cache->page_tokens * (conf->kv_type == KERN_KV_F32 ? 4 : 2);
+    size_t bytes = (cache->page_bytes * cache->page_count + 63) & ~(size_t)63;
+    cache->base = aligned_alloc(64, bytes);
+    rig->positions = calloc(conf->rows_max, sizeof(*rig->positions));
+    if (!cache->base || !rig->positions) return err_sys(err, ENOMEM, "pages");
+    memset(cache->base, 0xFF, bytes); // NaN: a key that nobody wrote must not be read
 
     const struct model_conf model_conf = {.ops = conf->ops,
                                           .threads = conf->threads,
                                           .rows_max = conf->rows_max,
                                           .logits_max = conf->logits_max,
                                           .position_max = conf->position_max,
-                                          .cache = rig.cache};
-    r = model_open(rig.file.gguf, &rig.facts, &model_conf, &rig.model, err);
-    if (r < 0) goto fail;
-    *ret_rig = rig;
-    return 0;
-fail:
-    model_rig_close(&rig);
+                                          .cache = *cache};
+    return model_open(rig->gguf, &rig->facts, &model_conf, &rig->model, err);
+}
+
+int model_rig_open(const char *path, const struct model_rig_conf *conf, struct model_rig *ret_rig,
+                   struct err *err)
+{
+    struct model_rig rig = {0};
+    int r = gguf_file_open(path, &rig.file, err);
+    if (r < 0) return r;
+    rig.gguf = rig.file.gguf;
+    r = start(&rig, conf, err);
+    if (r < 0) model_rig_close(&rig);
+    else *ret_rig = rig;
+    return r;
+}
+
+int model_rig_open_bytes(const uint8_t *bytes, size_t size, const struct model_rig_conf *conf,
+                         struct model_rig *ret_rig, struct err *err)
+{
+    struct model_rig rig = {0};
+    int r = gguf_parse(bytes, size, &rig.gguf, err);
+    if (r < 0) return r;
+    r = start(&rig, conf, err);
+    if (r < 0) model_rig_close(&rig);
+    else *ret_rig = rig;
     return r;
 }
 
@@ -59,6 +73,7 @@ void model_rig_close(struct model_rig *rig)
     model_close(rig->model);
     free(rig->cache.base);
     free(rig->positions);
+    if (rig->gguf != rig->file.gguf) gguf_free(rig->gguf);
     gguf_file_close(&rig->file);
     *rig = (struct model_rig){0};
 }
@@ -97,6 +112,17 @@ uint32_t model_rig_argmax(const float *logits, uint32_t count)
         if (logits[i] > logits[best]) best = i;
     }
     return best;
+}
+
+double model_rig_divergence(const float *reference, const float *logits, uint32_t count)
+{
+    double sum = 0, reference_log_sum = model_rig_log_sum(reference, count);
+    double log_sum = model_rig_log_sum(logits, count);
+    for (uint32_t i = 0; i < count; i++) {
+        double logprob = reference[i] - reference_log_sum;
+        sum += exp(logprob) * (logprob - (logits[i] - log_sum));
+    }
+    return sum;
 }
 
 int model_rig_vector_path(const char *name, size_t out_bytes, char *out)

@@ -8,8 +8,9 @@
 #include "worker/model.h"
 
 struct model_rig {
-    struct gguf_file file;    // owned
-    struct model_facts facts; // of file
+    struct gguf_file file;    // owned; zeroed after model_rig_open_bytes
+    struct gguf *gguf;        // owned unless it is file.gguf
+    struct model_facts facts; // of gguf
     struct model *model;      // owned
     struct kern_cache cache;  // base owned
     uint32_t rows_max, logits_max;
@@ -25,8 +26,11 @@ struct model_rig_conf {
     enum kern_kv kv_type;
 };
 
+/* The file at path, or bytes that the caller keeps until close. */
 int model_rig_open(const char *path, const struct model_rig_conf *conf, struct model_rig *ret_rig,
                    struct err *err);
+int model_rig_open_bytes(const uint8_t *bytes, size_t size, const struct model_rig_conf *conf,
+                         struct model_rig *ret_rig, struct err *err);
 void model_rig_close(struct model_rig *rig); // a zeroed struct is fine
 
 /* One step of one sequence: tokens (count) at pos_first.. in the pages given. Logits of the last
@@ -38,6 +42,9 @@ int model_rig_step(struct model_rig *rig, const uint32_t *tokens, uint32_t count
 /* log(sum(exp(logits))) in double, and the lowest index of the largest. */
 double model_rig_log_sum(const float *logits, uint32_t count);
 uint32_t model_rig_argmax(const float *logits, uint32_t count);
+
+/* KL divergence of the softmax of `logits` from that of `reference`, in nats. */
+double model_rig_divergence(const float *reference, const float *logits, uint32_t count);
 
 /* out = $KVASIR_VECTORS/name, or ../shared/vectors/name from the project's root. 0, or -ENOENT when there
  * is no such file. */

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* random_model - see random_model.h. Blocks are random bits with scales set so that weights are about as
+ * large as 1 / sqrt(width). */
+#define _GNU_SOURCE // memmem
+#include "tests/data/random_model.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/check.h"
+#include "common/base/rng.h"
+#include "tests/data/gguf_writer.h"
+#include "worker/kern/ref/half.h"
+
+enum { LAYERS = 2, WIDTH = 256, HEADS = 8, HEADS_KV = 2, HEAD_DIMS = 32, FEED_FORWARD = 512 };
+
+/* Where a block keeps its scale and its min or offset (f16), and what to put there. */
+static const struct block_scales {
+    enum tensor_type type;
+    int scale_at, min_at; // -1: none
+    float scale, min;
+} block_scales[] = {
+    {TENSOR_Q4_0, 0, -1, 0.0125f, 0},     {TENSOR_Q4_1, 0, 2, 0.0125f, -0.1f},
+    {TENSOR_Q5_0, 0, -1, 0.006f, 0},      {TENSOR_Q5_1, 0, 2, 0.006f, -0.1f},
+    {TENSOR_Q8_0, 0, -1, 0.0008f, 0},     {TENSOR_Q4_K, 0, 2, 0.0004f, 0.003f},
+    {TENSOR_Q5_K, 0, 2, 0.0002f, 0.003f}, {TENSOR_Q6_K, 208, -1, 0.00005f, 0},
+};
+
+static float random_float(struct rng *rng, float limit)
+{
+    return ((float)rng_below(rng, 20001) / 10000.0f - 1.0f) * limit;
+}
+
+static void put_half(uint8_t *bytes, float value)
+{
+    uint16_t half = half_f16_of_f32(value);
+    memcpy(bytes, &half, sizeof(half));
+}
+
+static void fill_blocks(struct rng *rng, const struct block_scales *scales, uint8_t *data, size_t bytes)
+{
+    uint32_t block_bytes = tensor_type_info(scales->type)->block_bytes;
+    for (size_t at = 0; at < bytes; at++) data[at] = (uint8_t)rng_next(rng);
+    for (size_t at = 0; at < bytes; at += block_bytes) {
+        float spread = 0.75f + random_float(rng, 0.25f);
+        put_half(data + at + scales->scale_at, scales->scale * spread);
+        if (scales->min_at >= 0) put_half(data + at + scales->min_at, scales->min * spread);
+    }
+}
+
+/* Weights in [-limit, limit] around center. */
+static void fill(struct rng *rng, const struct gguf_tensor *tensor, float center, float limit)
+{
+    uint8_t *data = (uint8_t *)(uintptr_t)tensor->data; // bytes of our own buf
+    for (size_t i = 0; i < COUNT_OF(block_scales); i++) {
+        if (block_scales[i].type != tensor->type) continue;
+        fill_blocks(rng, &block_scales[i], data, tensor->data_bytes);
+        return;
+    }
+    size_t element_bytes = tensor->type == TENSOR_F32 ? 4 : 2;
+    for (size_t at = 0; at < tensor->data_bytes; at += element_bytes) {
+        float value = center + random_float(rng, limit);
+        uint16_t bf16 = half_bf16_of_f32(value);
+        if (tensor->type == TENSOR_F32) memcpy(data + at, &value, sizeof(value));
+        else if (tensor->type == TENSOR_BF16) memcpy(data + at, &bf16, sizeof(bf16));
+        else put_half(data + at, value);
+    }
+}
+
+static void add(struct gguf_writer *writer, const char *stem, int layer, enum tensor_type type, uint64_t rows,
+                uint64_t cols)
+{
+    char name[64];
+    if (layer < 0) (void)snprintf(name, sizeof(name), "%s", stem);
+    else (void)snprintf(name, sizeof(name), "blk.%d.%s", layer, stem);
+    const uint64_t dims[2] = {cols, rows};
+    (void)writer_add_tensor(writer, name, type, rows > 1 ? 2 : 1, dims);
+}
+
+static void describe(struct gguf_writer *writer, enum tensor_type type)
+{
+    writer_set_string(writer, "general.architecture", "llama");
+    writer_set_u32(writer, "llama.block_count", LAYERS);
+    writer_set_u32(writer, "llama.context_length", RANDOM_MODEL_CONTEXT);
+    writer_set_u32(writer, "llama.embedding_length", WIDTH);
+    writer_set_u32(writer, "llama.feed_forward_length", FEED_FORWARD);
+    writer_set_u32(writer, "llama.attention.head_count", HEADS);
+    writer_set_u32(writer, "llama.attention.head_count_kv", HEADS_KV);
+    writer_set_f32(writer, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
+    add(writer, "token_embd.weight", -1, type, RANDOM_MODEL_VOCAB, WIDTH);
+    add(writer, "output_norm.weight", -1, TENSOR_F32, 1, WIDTH);
+    for (int layer = 0; layer < LAYERS; layer++) {
+        add(writer, "attn_norm.weight", layer, TENSOR_F32, 1, WIDTH);
+        add(writer, "attn_q.weight", layer, type, HEADS * HEAD_DIMS, WIDTH);
+        add(writer, "attn_k.weight", layer, type, HEADS_KV * HEAD_DIMS, WIDTH);
+        add(writer, "attn_v.weight", layer, type, HEADS_KV * HEAD_DIMS, WIDTH);
+        add(writer, "attn_q.bias", layer, TENSOR_F32, 1, HEADS * HEAD_DIMS);
+        add(writer, "attn_k.bias", layer, TENSOR_F32, 1, HEADS_KV * HEAD_DIMS);
+        add(writer, "attn_v.bias", layer, TENSOR_F32, 1, HEADS_KV * HEAD_DIMS);
+        add(writer, "attn_output.weight", layer, type, WIDTH, HEADS * HEAD_DIMS);
+        add(writer, "ffn_norm.weight", layer, TENSOR_F32, 1, WIDTH);
+        add(writer, "ffn_gate.weight", layer, type, FEED_FORWARD, WIDTH);
+        add(writer, "ffn_up.weight", layer, type, FEED_FORWARD, WIDTH);
+        add(writer, "ffn_down.weight", layer, type, WIDTH, FEED_FORWARD);
+    }
+}
+
+void random_model_make(enum tensor_type type, uint64_t seed, struct buf *out)
+{
+    static struct gguf_writer writer;
+    struct rng rng = {.state = seed};
+    struct gguf *gguf;
+    writer_init(&writer);
+    describe(&writer, type);
+    writer_finish(&writer, out);
+    writer_done(&writer);
+    CHECK(gguf_parse(out->bytes, out->len, &gguf, NULL) == 0);
+    for (size_t i = 0; i < gguf_tensor_count(gguf); i++) {
+        const struct gguf_tensor *tensor = gguf_tensor_at(gguf, i);
+        bool is_norm = memmem(tensor->name.bytes, tensor->name.len, "norm", 4) != NULL;
+        fill(&rng, tensor, is_norm ? 1.0f : 0.0f, 0.1f);
+    }
+    gguf_free(gguf);
+}

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* random_model - a small llama of random weights as GGUF bytes, so that tests of steps and kernels need no
+ * file: 2 layers, 256 wide, 8 heads of 32 over 2 kv heads, 512 feed-forward, context 512, 96 tokens, head
+ * tied, q/k/v biases. */
+#ifndef KVASIR_TESTS_DATA_RANDOM_MODEL_H
+#define KVASIR_TESTS_DATA_RANDOM_MODEL_H
+
+#include "common/base/buf.h"
+#include "common/gguf/types.h"
+
+enum { RANDOM_MODEL_VOCAB = 96, RANDOM_MODEL_CONTEXT = 512 };
+
+/* Matrices of the given type, norms and biases F32. out is initialized here; buf_done frees. Aborts without
+ * memory. */
+void random_model_make(enum tensor_type type, uint64_t seed, struct buf *out);
+
+/* X(type): every type that this can make. */
+#define RANDOM_MODEL_TYPES(X) \
+    X(TENSOR_F32) \
+    X(TENSOR_F16) \
+    X(TENSOR_BF16) \
+    X(TENSOR_Q4_0) \
+    X(TENSOR_Q4_1) \
+    X(TENSOR_Q5_0) \
+    X(TENSOR_Q5_1) \
+    X(TENSOR_Q8_0) \
+    X(TENSOR_Q4_K) \
+    X(TENSOR_Q5_K) \
+    X(TENSOR_Q6_K)
+
+#endif
