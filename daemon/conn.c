@@ -91,8 +91,7 @@ static void on_closed(uv_handle_t *handle)
     link_remove(&conn->by_wait);
     link_remove(&conn->by_resume);
     free(conn);
-    CHECK(server->stats.conns > 0);
-    server->stats.conns--;
+    server_conn_gone(server);
     listen_accept_waiting(server);
     server_handle_closed(server);
 }

@@ -152,6 +152,7 @@ struct http_server {
 /* http_server.c */
 void server_wait(struct conn *conn, enum wait wait); // (re)starts the connection's clock
 void server_resume_later(struct conn *conn);
+void server_conn_gone(struct http_server *server);     // counts it out
 void server_handle_closed(struct http_server *server); // one of server->handles
 const char *server_date(struct http_server *server);
 

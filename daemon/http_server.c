@@ -87,6 +87,14 @@ void server_wait(struct conn *conn, enum wait wait)
     sweep_at(server, conn->due_ms);
 }
 
+void server_conn_gone(struct http_server *server)
+{
+    CHECK(server->stats.conns > 0);
+    if (--server->stats.conns || server->is_stopping) return;
+    (void)uv_timer_stop(&server->sweep); // always 0
+    server->sweep_due_ms = UINT64_MAX;
+}
+
 /* ---- turns ---- */
 
 static void tell_drained(struct http_server *server)
