@@ -15,7 +15,10 @@
 #include "common/base/check.h"
 #include "daemon/conn_state.h"
 
-enum { TCP_KEEPALIVE_S = 30 };
+enum {
+    TCP_KEEPALIVE_S = 30,
+    SMALL_BYTES = 64 << 10, // a request that holds no more is served however much the others hold
+};
 
 /* ---- states ---- */
 
@@ -169,7 +172,8 @@ static size_t read_step(struct conn *conn, const uint8_t *bytes, size_t len)
         conn_refuse(conn, http_reader_status(conn->reader), err.text);
         return len;
     }
-    if (conn->server->stats.held_bytes > conn->server->conf.held_bytes_max) {
+    if (conn->held_bytes > SMALL_BYTES &&
+        conn->server->stats.held_bytes > conn->server->conf.held_bytes_max) {
         conn_refuse(conn, 503, "the server holds too many request bytes, try again");
         return len;
     }
