@@ -176,7 +176,7 @@ static const struct group_callbacks group_callbacks = {
 
 /* ---- making and freeing ---- */
 
-/* Pages for cache_bytes, or by default for a quarter of seqs_max full sequences within a quarter of memory;
+/* Pages for cache_bytes, or by default for a sixteenth of seqs_max full sequences within a quarter of memory;
  * always at least one full sequence. */
 static int pages_decide(struct engine *engine, struct err *err)
 {
@@ -186,7 +186,7 @@ static int pages_decide(struct engine *engine, struct err *err)
     uint64_t bytes = engine->conf.cache_bytes;
     if (bytes == 0) {
         uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
-        uint64_t share = (sched->seqs_max + 3) / 4;
+        uint64_t share = (sched->seqs_max + 15) / 16;
         bytes = share * seq_pages * page_bytes;
         if (bytes > memory / 4) bytes = memory / 4;
     }
@@ -322,7 +322,8 @@ static void engine_release(struct engine *engine)
     segment_close(&engine->meta);
     segment_close(&engine->kv);
     if (engine->lock_fd >= 0) {
-        (void)segment_unlink_all(engine->instance); // names are gone at a clean exit
+        (void)segment_unlink_all(engine->instance);     // names are gone at a clean exit,
+        (void)segment_unlink(engine->instance, "lock"); // the lock's last, while we still hold it
         close(engine->lock_fd);
     }
     free(engine->plan_bytes);

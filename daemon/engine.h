@@ -40,7 +40,7 @@ struct engine_conf {
     const char *worker_path, *model_path;
     uint32_t threads;
     uint64_t
-        cache_bytes; // of pages; 0: enough for seqs_max / 4 sequences of full length, at most a quarter of memory
+        cache_bytes; // of pages; 0: enough for seqs_max / 16 sequences of full length, at most a quarter of memory
     enum kv_type kv_type;
     struct sched_conf sched; // epoch is set here
     struct model_facts facts;
