@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Tests of what a CPU level provides (worker/kern/cpu/cpu.h), one function at a time and against arithmetic in
+ * double, at every level this machine has; built with KVASIR_EMULATE_AVX512 also the AVX-512 level on
+ * emulated instructions. Whole ops are compared with the reference machine in test_kern.c. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "common/base/check.h"
+#include "tests/unit/kern_data.h"
+#include "worker/kern/cpu/cpu.h"
+#include "worker/kern/ref/half.h"
+
+static const struct cpu_level *levels[4];
+static size_t level_count;
+
+static void find_levels(void)
+{
+    uint32_t count;
+    const struct kern_ops *const *ops = kern_levels(&count);
+    bool has_avx2 = false;
+    for (uint32_t i = 0; i < count; i++) {
+        if (ops[i] == &kern_portable_ops) levels[level_count++] = &cpu_level_portable;
+#if defined(__x86_64__)
+        if (ops[i] == &kern_avx2_ops) {
+            levels[level_count++] = &cpu_level_avx2;
+            has_avx2 = true;
+        }
+#ifndef KVASIR_EMULATE_AVX512
+        if (ops[i] == &kern_avx512_ops) levels[level_count++] = &cpu_level_avx512;
+#endif
+#endif
+    }
+    (void)has_avx2;
+#ifdef KVASIR_EMULATE_AVX512
+    if (has_avx2) levels[level_count++] = &cpu_level_avx512; // the emulation is built for AVX2
+#endif
+}
+
+static struct cpu_packed pack(const struct cpu_level *level, const struct kern_matrix *matrix)
+{
+    struct cpu_packed packed;
+    struct err err = {0};
+    assert_int_equal(cpu_pack_plan(matrix, level, &packed, &err), 0);
+    packed.data = aligned_alloc(64, packed.tile_bytes * packed.tile_count);
+    assert_non_null(packed.data);
+    cpu_pack(matrix, level, &packed, 0, packed.tile_count);
+    return packed;
+}
+
+static bool is_float_type(uint32_t type)
+{
+    return type <= 1 || type == 30;
+}
+
+/* Scales of K types are products of the file's, rounded to f16: 2^-11 of d * code and of the minimum. */
+static void test_kern_level_pack_keeps_values(void **state)
+{
+    (void)state;
+    struct rng rng = {1};
+    for (size_t l = 0; l < level_count; l++) {
+        for (size_t t = 0; t < KERN_DATA_TYPES; t++) {
+            uint32_t type = kern_data_types[t];
+            uint32_t rows = 37, cols = type < 12 || type > 14 ? 96 : 512;
+            struct kern_matrix matrix = kern_data_matrix(&rng, type, rows, cols, 1.0f);
+            struct cpu_packed packed = pack(levels[l], &matrix);
+            float expected[512], got[512];
+            for (uint32_t r = 0; r < rows; r++) {
+                kern_data_row(&matrix, r, expected);
+                cpu_unpack_row(&packed, levels[l]->byte_offset, r, got);
+                float tolerance = type >= 12 && type <= 14 ? 6.0f * 0x1.0p-11f : 0;
+                for (uint32_t k = 0; k < cols; k++) {
+                    if (!(fabsf(got[k] - expected[k]) <= tolerance))
+                        fail_msg("%s type %u row %u col %u: %g, not %g", levels[l]->name, type, r, k,
+                                 (double)got[k], (double)expected[k]);
+                }
+            }
+            free(packed.data);
+            free((void *)matrix.data);
+        }
+    }
+}
+
+/* Bytes packed are those of the file: decoding one stream reads each once. K types store a minimum and scale per
+ * 32 columns in f16. */
+static void test_kern_level_pack_is_small(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t type, bytes; // of 256 columns
+    } expected[] = {{2, 144},  {3, 160},  {6, 176},  {7, 192}, {8, 272},
+                    {12, 160}, {13, 192}, {14, 224}, {1, 512}};
+    for (size_t i = 0; i < COUNT_OF(expected); i++) {
+        struct kern_matrix matrix = {.type = expected[i].type, .rows = 64, .cols = 256};
+        struct cpu_packed packed;
+        assert_int_equal(cpu_pack_plan(&matrix, levels[0], &packed, NULL), 0);
+        assert_int_equal(packed.tile_bytes * packed.tile_count, 64 * expected[i].bytes);
+    }
+    struct kern_matrix unknown = {.type = 10, .rows = 8, .cols = 256};
+    struct cpu_packed packed;
+    assert_int_equal(cpu_pack_plan(&unknown, levels[0], &packed, NULL), ERR_UNSUPPORTED);
+    struct kern_matrix uneven = {.type = 3, .rows = 8, .cols = 40};
+    assert_int_equal(cpu_pack_plan(&uneven, levels[0], &packed, NULL), ERR_FORMAT);
+}
+
+static void test_kern_level_quantize_rounds_to_nearest(void **state)
+{
+    (void)state;
+    struct rng rng = {2};
+    for (size_t l = 0; l < level_count; l++) {
+        float *values = kern_data_outliers(&rng, 64 * 32, 3.0f);
+        struct cpu_block blocks[64];
+        memset(values, 0, 32 * sizeof(float));
+        for (int i = 32; i < 64; i++)
+            values[i] = (float)(i - 40) * 1e-38f; // too small to scale: counts as zero
+        levels[l]->quantize(values, 64, blocks);
+        for (size_t b = 0; b < 64; b++) {
+            float largest = 0;
+            int sums[2] = {0, 0};
+            for (size_t k = 0; k < 32; k++) largest = fmaxf(largest, fabsf(values[b * 32 + k]));
+            for (size_t k = 0; k < 32; k++) {
+                int code = blocks[b].codes[k];
+                assert_in_range(code + 127, 0, 254);
+                float error = fabsf(values[b * 32 + k] - blocks[b].scale * (float)code);
+                assert_true(error <= largest / 127 * 0.5001f + 1e-30f);
+                sums[k / 16] += code;
+            }
+            for (int h = 0; h < 2; h++) assert_true(blocks[b].half[h] == blocks[b].scale * (float)sums[h]);
+            assert_true(blocks[b].sum == blocks[b].scale * (float)(sums[0] + sums[1]));
+        }
+        free(values);
+    }
+}
+
+/* One product against double. Float work: each block adds two terms of at most 4 * max|w| * sum|x| with a
+ * relative rounding of 2^-24 each (float forms: one a column); packed weights and quantized rows are
+ * taken as they are. */
+static void check_product(const struct cpu_level *level, const struct kern_matrix *matrix, uint32_t row_count,
+                          struct rng *rng)
+{
+    struct cpu_packed packed = pack(level, matrix);
+    uint32_t padded = packed.block_count * BLOCK_COLS;
+    float *x = kern_data_outliers(rng, (size_t)row_count * padded, 2.0f);
+    for (uint32_t r = 0; r < row_count; r++)
+        for (uint32_t k = matrix->cols; k < padded; k++) x[(size_t)r * padded + k] = 0;
+    struct cpu_block *blocks = malloc((size_t)row_count * packed.block_count * sizeof(*blocks));
+    float *out = calloc((size_t)row_count * GROUP_ROWS, sizeof(*out)), *w = malloc(padded * sizeof(*w));
+    assert_true(blocks != NULL && out != NULL && w != NULL);
+    level->quantize(x, row_count * packed.block_count, blocks);
+    if (!is_float_type(matrix->type)) {
+        for (size_t i = 0; i < (size_t)row_count * padded; i++)
+            x[i] = blocks[i / 32].scale * (float)blocks[i / 32].codes[i % 32];
+    }
+    struct cpu_input input = {.blocks = blocks, .values = x, .block_count = packed.block_count};
+    for (uint32_t tile = 0; tile < packed.tile_count; tile += GROUP_ROWS / packed.tile_rows) {
+        uint32_t tiles = packed.tile_count - tile, most = GROUP_ROWS / packed.tile_rows;
+        level->product(&packed, tile, tiles < most ? tiles : most, &input, 0, row_count, out);
+        for (uint32_t i = 0; i < GROUP_ROWS && tile * packed.tile_rows + i < matrix->rows; i++) {
+            cpu_unpack_row(&packed, level->byte_offset, tile * packed.tile_rows + i, w);
+            for (uint32_t r = 0; r < row_count; r++) {
+                double sum = 0, bound = 0, largest = 0;
+                for (uint32_t k = 0; k < matrix->cols; k++) {
+                    sum += (double)w[k] * (double)x[(size_t)r * padded + k];
+                    largest = fmax(largest, fabs((double)w[k]));
+                    bound += fabs((double)x[(size_t)r * padded + k]);
+                }
+                uint32_t steps = is_float_type(matrix->type) ? padded : 2 * packed.block_count;
+                bound *= 4 * largest * (steps + 4) * 0x1.0p-24;
+                double got = (double)out[(size_t)r * GROUP_ROWS + i];
+                if (!(fabs(got - sum) <= bound))
+                    fail_msg("%s type %u %u x %u, %u rows: row %u out %u is %g, not %g +- %g", level->name,
+                             matrix->type, matrix->rows, matrix->cols, row_count, r, i, got, sum, bound);
+            }
+        }
+    }
+    free(packed.data);
+    free(blocks);
+    free(out);
+    free(w);
+    free(x);
+}
+
+static void test_kern_level_product_matches_double(void **state)
+{
+    (void)state;
+    static const uint32_t shapes[][2] = {{32, 32}, {1, 64}, {13, 96}, {72, 576}, {40, 1536}, {100, 256}};
+    struct rng rng = {3};
+    for (size_t l = 0; l < level_count; l++) {
+        for (size_t t = 0; t < KERN_DATA_TYPES; t++) {
+            for (size_t s = 0; s < COUNT_OF(shapes); s++) {
+                uint32_t cols = shapes[s][1];
+                if (cols % dequant_find(kern_data_types[t])->block_elements != 0) cols = 512;
+                struct kern_matrix matrix = kern_data_matrix(&rng, kern_data_types[t], shapes[s][0], cols,
+                                                             0.1f);
+                for (uint32_t rows = 1; rows <= 13; rows += s == 0 ? 1 : 4)
+                    check_product(levels[l], &matrix, rows, &rng);
+                free((void *)matrix.data);
+            }
+        }
+        struct kern_matrix odd = kern_data_matrix(&rng, 0, 20, 51, 0.1f); // float rows need no whole blocks
+        check_product(levels[l], &odd, 3, &rng);
+        free((void *)odd.data);
+    }
+}
+
+/* The largest codes against the largest activations: sums must be exact integers, so nothing saturated. */
+static void test_kern_level_product_never_saturates(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t type, block_bytes, code_at; // codes from code_at on; scale 1 in front (Q6_K: behind)
+        uint8_t fill;
+        int value;
+    } cases[] = {{2, 18, 2, 0xFF, 7},    {2, 18, 2, 0x00, -8},  {3, 20, 4, 0xFF, 15},
+                 {6, 22, 2, 0xFF, 15},   {6, 22, 2, 0x00, -16}, {7, 24, 4, 0xFF, 31},
+                 {8, 34, 2, 0x80, -128}, {8, 34, 2, 0x7F, 127}, {14, 210, 0, 0xFF, 31},
+                 {14, 210, 0, 0x00, -32}};
+    static const int8_t patterns[][2] = {{127, 127}, {-127, -127}, {127, -127}, {-127, 127}};
+    for (size_t l = 0; l < level_count; l++) {
+        for (size_t c = 0; c < COUNT_OF(cases); c++) {
+            uint32_t cols = cases[c].type == 14 ? 256 : 64, rows = 32;
+            uint32_t count = rows * cols / (cases[c].type == 14 ? 256 : 32);
+            uint8_t *data = calloc(count, cases[c].block_bytes);
+            assert_non_null(data);
+            for (uint32_t b = 0; b < count; b++) {
+                uint8_t *block = data + (size_t)b * cases[c].block_bytes;
+                uint16_t one = half_f16_of_f32(1.0f);
+                memset(block + cases[c].code_at, cases[c].fill, cases[c].block_bytes - cases[c].code_at);
+                if (cases[c].type == 14) memset(block + 192, 1, 16);
+                memcpy(block + (cases[c].type == 14 ? 208 : 0), &one, sizeof(one));
+            }
+            struct kern_matrix matrix = {.data = data, .type = cases[c].type, .rows = rows, .cols = cols};
+            struct cpu_packed packed = pack(levels[l], &matrix);
+            for (size_t p = 0; p < COUNT_OF(patterns); p++) {
+                struct cpu_block x[5 * 8];
+                int sum = 0;
+                for (size_t b = 0; b < COUNT_OF(x); b++) {
+                    for (size_t k = 0; k < 32; k++) x[b].codes[k] = patterns[p][k % 2];
+                    int half = 8 * (patterns[p][0] + patterns[p][1]);
+                    x[b].scale = 1;
+                    x[b].half[0] = x[b].half[1] = (float)half;
+                    x[b].sum = (float)(2 * half);
+                }
+                for (uint32_t k = 0; k < cols; k++) sum += cases[c].value * patterns[p][k % 2];
+                struct cpu_input input = {.blocks = x, .block_count = packed.block_count};
+                float out[5 * GROUP_ROWS];
+                levels[l]->product(&packed, 0, rows / packed.tile_rows, &input, 0, 5, out);
+                for (size_t i = 0; i < COUNT_OF(out); i++) {
+                    if (out[i] != (float)sum)
+                        fail_msg("%s type %u fill %02x pattern %zu: %g, not %d", levels[l]->name,
+                                 cases[c].type, cases[c].fill, p, (double)out[i], sum);
+                }
+            }
+            free(packed.data);
+            free(data);
+        }
+    }
+}
+
+static void test_kern_level_norm_matches_double(void **state)
+{
+    (void)state;
+    struct rng rng = {4};
+    for (size_t l = 0; l < level_count; l++) {
+        for (uint32_t cols = 1; cols < 1600; cols = cols * 3 + 1) {
+            float *x = kern_data_floats(&rng, cols, 5.0f), *norm = kern_data_floats(&rng, cols, 1.0f);
+            float *out = malloc(cols * sizeof(*out));
+            assert_non_null(out);
+            levels[l]->norm(x, norm, cols, 1e-5f, out);
+            double squares = 0;
+            for (uint32_t k = 0; k < cols; k++) squares += (double)x[k] * (double)x[k];
+            for (uint32_t k = 0; k < cols; k++) {
+                double expected = (double)x[k] / sqrt(squares / cols + 1e-5) * (double)norm[k];
+                assert_true(fabs((double)out[k] - expected) <= 4e-6 * fabs(expected)); // some 30 roundings
+            }
+            free(x);
+            free(norm);
+            free(out);
+        }
+    }
+}
+
+/* exp within 3e-7, a division and three products: 1e-6; far negative gates must end in (minus) zero. */
+static void test_kern_level_swiglu_matches_double(void **state)
+{
+    (void)state;
+    for (size_t l = 0; l < level_count; l++) {
+        float gate[1024], up[1024], out[1024];
+        for (int i = 0; i < 1024; i++) {
+            gate[i] = (float)(i - 512) * 0.25f;
+            up[i] = (float)(i % 7) - 3.0f;
+        }
+        levels[l]->swiglu(gate, up, 1024, out);
+        for (int i = 0; i < 1024; i++) {
+            double expected = (double)gate[i] / (1 + exp(-(double)gate[i])) * (double)up[i];
+            assert_true(fabs((double)out[i] - expected) <= 1e-6 * fabs(expected) + 1e-30);
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_kern_level_pack_keeps_values),
+        cmocka_unit_test(test_kern_level_pack_is_small),
+        cmocka_unit_test(test_kern_level_quantize_rounds_to_nearest),
+        cmocka_unit_test(test_kern_level_product_matches_double),
+        cmocka_unit_test(test_kern_level_product_never_saturates),
+        cmocka_unit_test(test_kern_level_norm_matches_double),
+        cmocka_unit_test(test_kern_level_swiglu_matches_double),
+    };
+    find_levels();
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

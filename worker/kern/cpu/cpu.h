@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cpu - the contract inside kern/cpu: how weights and activations lie in memory, and what one instruction
+ * set (a level) must provide. The files cpu*.c are compiled for the baseline and do everything that is
+ * not arithmetic; a level is one file (level_*.c) compiled for its instruction set from the templates
+ * product.h, rows.h and attention.h over the vocabulary of its simd_*.h.
+ *
+ * Weights. A matrix is cut into tiles of tile_rows outputs (as many as a float vector has lanes) and its
+ * columns into blocks of 32. A tile is
+ *
+ *   [block 0 .. block_count) of codes, then [block 0 .. block_count) of scales, padded to 64 bytes
+ *
+ * Codes of a block are vectors of tile_rows * 4 bytes; lane r of such a vector holds 4 consecutive columns of
+ * row r, so that one 32-bit broadcast of 4 activations serves all rows. "group g" is columns 4g .. 4g+3.
+ *   nibbles      4 vectors; vector v: low nibbles group 2v, high nibbles group 2v+1
+ *   fifth bits   1 vector; bit g of a byte belongs to group g
+ *   bits 5, 6    2 vectors; vector h: bits 2i, 2i+1 belong to group 4h+i
+ *   bytes        8 vectors; vector g is group g; stored as code - 128 + level->byte_offset
+ * Scales of a block are f16 vectors of tile_rows: d, then (forms with two) the minimum or the second d.
+ * Float forms hold for each column one vector of tile_rows elements and no scales; columns are padded
+ * with zeros to blocks.
+ *
+ * Value of a weight: d * (code - centre) for N4 (8), N5 (16), B6 (32, d per 16 columns), B8 (128);
+ * d * code + minimum for N4M, N5M. Scales of K types (f32 products in the file) are rounded to f16.
+ *
+ * Activations. Integer forms multiply rows quantized per block of 32 to [-127, 127] with a float scale:
+ * the integer sums are exact, and each block adds to the float result in one fixed order, so a result does
+ * not depend on how rows or tiles were grouped. */
+#ifndef KVASIR_KERN_CPU_CPU_H
+#define KVASIR_KERN_CPU_CPU_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "worker/kern/kern.h"
+
+/* X(form, code bytes of a row and block, f16 scales of a row and block) */
+#define CPU_FORMS(X) \
+    X(FORM_N4, 16, 1) \
+    X(FORM_N4M, 16, 2) \
+    X(FORM_N5, 20, 1) \
+    X(FORM_N5M, 20, 2) \
+    X(FORM_B6, 24, 2) \
+    X(FORM_B8, 32, 1) \
+    X(FORM_F32, 128, 0) \
+    X(FORM_F16, 64, 0) \
+    X(FORM_BF16, 64, 0)
+
+enum cpu_form {
+#define X(form, code_bytes, scales) form,
+    CPU_FORMS(X)
+#undef X
+        FORMS_COUNT
+};
+
+enum {
+    BLOCK_COLS = 32,
+    GROUP_ROWS = 32,  // outputs of a piece of work; a multiple of every tile_rows
+    ROW_BLOCK = 64,   // activation rows of a piece
+    KEY_BLOCK = 64,   // keys of a softmax step
+    PARTITION = 256,  // keys whose softmax is summed on its own; a multiple of KEY_BLOCK
+    QUERIES_MAX = 48, // query rows (rows x heads of a group) of an attention piece
+    HEAD_DIMS_MAX = 256,
+};
+
+struct cpu_packed { // one matrix in tiles
+    enum cpu_form form;
+    uint32_t rows, cols; // of the file
+    uint32_t block_count;
+    uint32_t tile_rows, tile_count;
+    size_t tile_bytes; // a multiple of 64
+    uint8_t *data;     // (tile_count, tile_bytes), 64-byte aligned
+};
+
+/* 32 activations: x[i] ~ scale * codes[i]. */
+struct cpu_block {
+    int8_t codes[BLOCK_COLS]; // [-127, 127]
+    float scale;
+    float sum;     // scale * (sum of all codes)
+    float half[2]; // scale * (sum of codes 0..15), scale * (sum of codes 16..31)
+};
+
+/* Input rows of a product in the shapes that its forms read. */
+struct cpu_input {
+    const struct cpu_block *blocks; // (rows, block_count); NULL when only float forms read it
+    const float *values;            // (rows, block_count * 32), zero padded; NULL when none does
+    uint32_t block_count;           // of a row
+};
+
+/* One attention piece: row_count * group query rows of one sequence and KV head over keys
+ * [key_first, key_end), key_first a multiple of PARTITION. Query i is row i / group, head i % group. */
+struct cpu_attend {
+    const float *queries; // rotated and scaled; row r, head h at r * query_stride + h * head_dims
+    size_t query_stride;
+    uint32_t row_count, group, head_dims;
+    uint32_t pos_first; // position of row 0; row r sees keys 0 .. pos_first + r
+    uint32_t key_first, key_end;
+    const uint32_t *pages;
+    const uint8_t *payload; // of page 0, this layer and KV head: K then V, f16
+    uint64_t page_bytes;
+    uint32_t page_tokens;
+};
+
+/* Softmax state of one query over the keys seen so far: sum and values are relative to exp(max). */
+struct cpu_softmax {
+    float max, sum;
+};
+
+struct cpu_level {
+    const char *name;
+    uint32_t tile_rows;
+    uint8_t byte_offset; // 128: bytes of B8 are unsigned codes, 0: signed code - 128
+
+    /* out[(r - row_first) * GROUP_ROWS + i] = W[tile_first * tile_rows + i] . x[r], i < tile_count * tile_rows. */
+    void (*product)(const struct cpu_packed *weight, uint32_t tile_first, uint32_t tile_count,
+                    const struct cpu_input *input, uint32_t row_first, uint32_t row_count, float *out);
+
+    /* out = x / sqrt(mean(x^2) + epsilon) * norm; (cols) each. */
+    void (*norm)(const float *x, const float *norm, uint32_t cols, float epsilon, float *out);
+    /* values: (block_count * 32); out: (block_count) */
+    void (*quantize)(const float *values, uint32_t block_count, struct cpu_block *out);
+    /* out[i] = silu(gate[i]) * up[i]; count is a multiple of 32 */
+    void (*swiglu)(const float *gate, const float *up, uint32_t count, float *out);
+
+    /* head = (head * cosines + partner(head) * sines) * scale over dims; the partner is the neighbour in a pair
+     * (adjacent) or half the dims away. cosines, sines: (dims), the sines signed. */
+    void (*rotate)(float *head, uint32_t dims, bool adjacent, const float *cosines, const float *sines);
+    void (*to_f16)(const float *values, uint32_t count, uint16_t *out); // count: a multiple of 16
+    /* states: (row_count * group); values: (row_count * group, head_dims), not yet divided by sum. */
+    void (*attend)(const struct cpu_attend *piece, struct cpu_softmax *states, float *values);
+    /* Adds `more` (later keys) to a state. */
+    void (*merge)(struct cpu_softmax *state, float *values, const struct cpu_softmax *more,
+                  const float *more_values, uint32_t head_dims);
+    /* out = values / sum */
+    void (*divide)(const float *values, float sum, uint32_t head_dims, float *out);
+};
+
+extern const struct cpu_level cpu_level_portable;
+extern const struct cpu_level cpu_level_avx2;
+extern const struct cpu_level cpu_level_avx512;
+
+/* Ops tables of the levels; kern_select checks the machine first. */
+extern const struct kern_ops kern_portable_ops;
+extern const struct kern_ops kern_avx2_ops;
+extern const struct kern_ops kern_avx512_ops;
+
+/* pack.c */
+
+/* Form for a type id of the file; ERR_UNSUPPORTED for one that has no kernel. */
+int cpu_form_of(uint32_t type, enum cpu_form *ret_form, struct err *err);
+/* Shape of the packed matrix; data stays NULL. */
+int cpu_pack_plan(const struct kern_matrix *matrix, const struct cpu_level *level,
+                  struct cpu_packed *ret_packed, struct err *err);
+/* Fills tiles [tile_first, tile_first + tile_count) of packed->data from the file's rows. */
+void cpu_pack(const struct kern_matrix *matrix, const struct cpu_level *level, struct cpu_packed *packed,
+              uint32_t tile_first, uint32_t tile_count);
+/* One row back to floats. out: (cols) */
+void cpu_unpack_row(const struct cpu_packed *packed, uint8_t byte_offset, uint32_t row, float *out);
+
+#endif

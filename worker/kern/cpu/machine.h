@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* machine - the CPU as a kern: what it owns, shared by machine.c (lifetime, memory), project.c (products)
+ * and attend.c. Outside kern/cpu nobody includes this. */
+#ifndef KVASIR_KERN_CPU_MACHINE_H
+#define KVASIR_KERN_CPU_MACHINE_H
+
+#include "worker/kern/cpu/cpu.h"
+#include "worker/team.h"
+
+enum { PARTS_MAX = 8 };
+
+struct kern_weight {
+    enum kern_pack pack;
+    uint32_t part_count;
+    uint32_t rows, cols; // rows of all parts
+    bool reads_blocks;   // some part has an integer form
+    bool reads_values;   // some part has a float form
+    struct cpu_packed parts[PARTS_MAX];
+};
+
+struct kern_vector {
+    uint32_t count;
+    const float *values; // (count)
+};
+
+/* Activations. Producers whose readers are integer products write blocks only; fetch brings floats back. */
+struct kern_rows {
+    uint32_t row_count, cols;
+    uint32_t block_count;     // of a row
+    float *values;            // (row_count, cols)
+    struct cpu_block *blocks; // (row_count, block_count)
+    bool has_values, has_blocks;
+};
+
+struct arena; // mapped memory, freed by close
+
+/* One piece list of an attend: see attend.c. */
+struct attend_tile {
+    uint32_t seq, row_first, row_count;
+};
+
+struct kern {
+    const struct cpu_level *level;
+    struct kern_conf conf;
+    struct team *team;      // owned
+    struct arena *arenas;   // own everything below
+    uint64_t weight_bytes;  // of packed weights
+    bool has_float_weights; // then producers write values as well as blocks
+
+    /* Input of the product that runs, when it is not an op's own rows. */
+    uint32_t input_blocks_max;      // columns of the widest weight, in blocks
+    struct cpu_block *input_blocks; // (rows_max, input_blocks_max)
+    float *input_values;            // (rows_max, input_blocks_max * 32)
+
+    /* Rotation of each row of the step, kept while positions stay the same (one step, all layers). */
+    uint32_t *rotation_positions; // (rows_max), UINT32_MAX when unset
+    float *rotations;             // (rows_max; cosines (dims), sines (dims))
+
+    struct attend_tile *tiles; // (rows_max)
+    float *partials;           // (PARTIALS_BYTES): states of cut sequences
+};
+
+/* Zeroed memory, 64-byte aligned, in huge pages where it is large; lives until close. */
+int machine_memory(struct kern *kern, size_t bytes, void **ret_memory, struct err *err);
+
+/* project.c */
+void machine_embed(struct kern *kern, const struct kern_weight *embedding, const struct kern_batch *batch,
+                   struct kern_rows *x);
+void machine_norm_project(struct kern *kern, const struct kern_rows *x, const struct kern_vector *norm,
+                          const struct kern_weight *weight, const struct kern_vector *bias,
+                          uint32_t row_count, struct kern_rows *out);
+void machine_project_add(struct kern *kern, const struct kern_rows *in, const struct kern_weight *weight,
+                         const struct kern_vector *bias, uint32_t row_count, struct kern_rows *x);
+void machine_norm_gate_up(struct kern *kern, const struct kern_rows *x, const struct kern_vector *norm,
+                          const struct kern_weight *gate_up, const struct kern_vector *gate_bias,
+                          const struct kern_vector *up_bias, uint32_t row_count, struct kern_rows *out);
+void machine_norm_head(struct kern *kern, const struct kern_rows *x, const uint32_t *rows, uint32_t row_count,
+                       const struct kern_vector *norm, const struct kern_weight *weight,
+                       struct kern_rows *logits);
+
+/* attend.c */
+int machine_attend_init(struct kern *kern, struct err *err);
+void machine_attend(struct kern *kern, uint32_t layer, struct kern_rows *qkv, const struct kern_batch *batch,
+                    struct kern_rows *out);
+
+#endif

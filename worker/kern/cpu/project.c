@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* project - embedding and the products. Each op is at most two jobs of the team: rows are normed and quantized
+ * once, then pieces of GROUP_ROWS outputs x ROW_BLOCK rows are computed and finished while they are in the
+ * cache. Pieces go weight group by weight group, so a step reads each weight from memory once however
+ * many rows it has. */
+#include <string.h>
+
+#include "common/base/check.h"
+#include "worker/kern/cpu/machine.h"
+
+enum {
+    INPUT_ROWS = 8,           // rows of one piece of norm or quantize
+    INLINE_FLOATS = 4 * 1024, // less work than this is not worth waking the team for
+};
+
+/* rows -> input, one row after another */
+struct input_job {
+    struct kern *kern;
+    const struct kern_rows *x;
+    const uint32_t *rows;           // (row_count) rows of x, or NULL for 0 .. row_count - 1
+    const struct kern_vector *norm; // NULL: rows as they are
+    uint32_t row_count;
+    bool wants_blocks;
+};
+
+static void input_row(const struct input_job *job, uint32_t i)
+{
+    struct kern *kern = job->kern;
+    const struct kern_rows *x = job->x;
+    uint32_t row = job->rows != NULL ? job->rows[i] : i;
+    CHECK(row < x->row_count);
+    uint32_t padded = x->block_count * BLOCK_COLS;
+    const float *from = x->values + (size_t)row * x->cols;
+    float *values = kern->input_values + (size_t)i * padded;
+    if (job->norm != NULL)
+        kern->level->norm(from, job->norm->values, x->cols, kern->conf.rms_epsilon, values);
+    else memcpy(values, from, x->cols * sizeof(float));
+    for (uint32_t k = x->cols; k < padded; k++) values[k] = 0;
+    if (!job->wants_blocks) return;
+    kern->level->quantize(values, x->block_count, kern->input_blocks + (size_t)i * x->block_count);
+}
+
+static void input_piece(void *arg, uint32_t piece)
+{
+    const struct input_job *job = arg;
+    for (uint32_t i = piece * INPUT_ROWS; i < (piece + 1) * INPUT_ROWS && i < job->row_count; i++)
+        input_row(job, i);
+}
+
+static struct cpu_input make_input(struct kern *kern, const struct kern_rows *x, const uint32_t *rows,
+                                   uint32_t row_count, const struct kern_vector *norm,
+                                   const struct kern_weight *weight)
+{
+    CHECK(x->has_values);
+    CHECK(weight->cols == x->cols && x->block_count <= kern->input_blocks_max);
+    CHECK(row_count <= kern->conf.rows_max);
+    if (norm != NULL) CHECK(norm->count == x->cols);
+    struct input_job job = {.kern = kern,
+                            .x = x,
+                            .rows = rows,
+                            .norm = norm,
+                            .row_count = row_count,
+                            .wants_blocks = weight->reads_blocks};
+    uint32_t pieces = (row_count + INPUT_ROWS - 1) / INPUT_ROWS;
+    if ((size_t)row_count * x->cols > INLINE_FLOATS) team_run(kern->team, input_piece, &job, pieces);
+    else
+        for (uint32_t piece = 0; piece < pieces; piece++) input_piece(&job, piece);
+    return (struct cpu_input){
+        .blocks = kern->input_blocks, .values = kern->input_values, .block_count = x->block_count};
+}
+
+/* One product over all parts of a weight, cut into pieces. */
+struct project_job {
+    struct kern *kern;
+    const struct kern_weight *weight;
+    struct cpu_input input;
+    uint32_t row_count;
+    const float *bias, *up_bias; // NULL for none
+    struct kern_rows *out;
+    void (*finish)(const struct project_job *job, uint32_t group, uint32_t row_first, uint32_t row_count);
+    uint32_t row_blocks;
+};
+
+static void project_piece(void *arg, uint32_t piece)
+{
+    const struct project_job *job = arg;
+    uint32_t row_first = piece % job->row_blocks * ROW_BLOCK;
+    uint32_t left = job->row_count - row_first;
+    job->finish(job, piece / job->row_blocks, row_first, left < ROW_BLOCK ? left : ROW_BLOCK);
+}
+
+static uint32_t groups_of(const struct cpu_packed *packed)
+{
+    return (packed->rows + GROUP_ROWS - 1) / GROUP_ROWS;
+}
+
+static void project(struct project_job *job)
+{
+    uint32_t groups = 0;
+    uint32_t parts = job->weight->pack == KERN_GATE_UP ? 1 : job->weight->part_count;
+    for (uint32_t i = 0; i < parts; i++) groups += groups_of(&job->weight->parts[i]);
+    if (job->row_count == 0) return;
+    job->row_blocks = (job->row_count + ROW_BLOCK - 1) / ROW_BLOCK;
+    team_run(job->kern->team, project_piece, job, groups * job->row_blocks);
+}
+
+/* Group `group` of one part for some rows. out: (row_count, GROUP_ROWS); returns the outputs that exist. */
+static uint32_t group_product(const struct project_job *job, const struct cpu_packed *part, uint32_t group,
+                              uint32_t row_first, uint32_t row_count, float *out)
+{
+    uint32_t tiles = GROUP_ROWS / part->tile_rows;
+    uint32_t first = group * tiles;
+    uint32_t count = part->tile_count - first < tiles ? part->tile_count - first : tiles;
+    job->kern->level->product(part, first, count, &job->input, row_first, row_count, out);
+    uint32_t width = part->rows - group * GROUP_ROWS;
+    return width < GROUP_ROWS ? width : GROUP_ROWS;
+}
+
+/* Part and group of the group-th group over all parts; ret_col: the column of its first output. */
+static const struct cpu_packed *find_group(const struct kern_weight *weight, uint32_t *group,
+                                           uint32_t *ret_col)
+{
+    uint32_t col = 0, i = 0;
+    while (*group >= groups_of(&weight->parts[i])) {
+        *group -= groups_of(&weight->parts[i]);
+        col += weight->parts[i].rows;
+        i++;
+        CHECK(i < weight->part_count);
+    }
+    *ret_col = col + *group * GROUP_ROWS;
+    return &weight->parts[i];
+}
+
+static void finish_store(const struct project_job *job, uint32_t group, uint32_t row_first,
+                         uint32_t row_count)
+{
+    _Alignas(64) float sums[ROW_BLOCK * GROUP_ROWS];
+    uint32_t col;
+    const struct cpu_packed *part = find_group(job->weight, &group, &col);
+    uint32_t width = group_product(job, part, group, row_first, row_count, sums);
+    for (uint32_t r = 0; r < row_count; r++) {
+        float *out = job->out->values + (size_t)(row_first + r) * job->out->cols + col;
+        const float *sum = sums + (size_t)r * GROUP_ROWS;
+        if (job->bias == NULL) memcpy(out, sum, width * sizeof(float));
+        else
+            for (uint32_t i = 0; i < width; i++) out[i] = sum[i] + job->bias[col + i];
+    }
+}
+
+static void finish_add(const struct project_job *job, uint32_t group, uint32_t row_first, uint32_t row_count)
+{
+    _Alignas(64) float sums[ROW_BLOCK * GROUP_ROWS];
+    uint32_t col;
+    const struct cpu_packed *part = find_group(job->weight, &group, &col);
+    uint32_t width = group_product(job, part, group, row_first, row_count, sums);
+    for (uint32_t r = 0; r < row_count; r++) {
+        float *restrict out = job->out->values + (size_t)(row_first + r) * job->out->cols + col;
+        const float *restrict sum = sums + (size_t)r * GROUP_ROWS;
+        if (job->bias == NULL)
+            for (uint32_t i = 0; i < width; i++) out[i] += sum[i];
+        else
+            for (uint32_t i = 0; i < width; i++) out[i] += sum[i] + job->bias[col + i];
+    }
+}
+
+static void add_bias(const float *bias, uint32_t width, uint32_t row_count, float *sums)
+{
+    for (uint32_t r = 0; bias != NULL && r < row_count; r++) {
+        for (uint32_t i = 0; i < width; i++) sums[(size_t)r * GROUP_ROWS + i] += bias[i];
+    }
+}
+
+static void finish_gate_up(const struct project_job *job, uint32_t group, uint32_t row_first,
+                           uint32_t row_count)
+{
+    _Alignas(64) float gate[ROW_BLOCK * GROUP_ROWS], up[ROW_BLOCK * GROUP_ROWS];
+    struct kern_rows *out = job->out;
+    uint32_t col = group * GROUP_ROWS;
+    uint32_t width = group_product(job, &job->weight->parts[0], group, row_first, row_count, gate);
+    (void)group_product(job, &job->weight->parts[1], group, row_first, row_count, up); // as wide as the gate
+    add_bias(job->bias != NULL ? job->bias + col : NULL, width, row_count, gate);
+    add_bias(job->up_bias != NULL ? job->up_bias + col : NULL, width, row_count, up);
+    for (uint32_t r = 0; r < row_count; r++) {
+        float *sum = gate + (size_t)r * GROUP_ROWS;
+        job->kern->level->swiglu(sum, up + (size_t)r * GROUP_ROWS, GROUP_ROWS, sum);
+        size_t row = row_first + r;
+        if (out->has_blocks) job->kern->level->quantize(sum, 1, out->blocks + row * out->block_count + group);
+        if (out->has_values) memcpy(out->values + row * out->cols + col, sum, width * sizeof(float));
+    }
+}
+
+struct embed_job {
+    const struct kern *kern;
+    const struct cpu_packed *table;
+    const struct kern_batch *batch;
+    struct kern_rows *x;
+};
+
+static void embed_piece(void *arg, uint32_t piece)
+{
+    const struct embed_job *job = arg;
+    uint32_t end = (piece + 1) * INPUT_ROWS;
+    for (uint32_t r = piece * INPUT_ROWS; r < end && r < job->batch->row_count; r++)
+        cpu_unpack_row(job->table, job->kern->level->byte_offset, job->batch->tokens[r],
+                       job->x->values + (size_t)r * job->x->cols);
+}
+
+void machine_embed(struct kern *kern, const struct kern_weight *embedding, const struct kern_batch *batch,
+                   struct kern_rows *x)
+{
+    CHECK(embedding->part_count == 1 && embedding->cols == x->cols);
+    CHECK(batch->row_count <= x->row_count);
+    struct embed_job job = {.kern = kern, .table = &embedding->parts[0], .batch = batch, .x = x};
+    x->has_values = true;
+    x->has_blocks = false;
+    team_run(kern->team, embed_piece, &job, (batch->row_count + INPUT_ROWS - 1) / INPUT_ROWS);
+}
+
+static const float *bias_values(const struct kern_vector *bias, uint32_t count)
+{
+    if (bias == NULL) return NULL;
+    CHECK(bias->count == count);
+    return bias->values;
+}
+
+void machine_norm_project(struct kern *kern, const struct kern_rows *x, const struct kern_vector *norm,
+                          const struct kern_weight *weight, const struct kern_vector *bias,
+                          uint32_t row_count, struct kern_rows *out)
+{
+    CHECK(weight->rows == out->cols && row_count <= out->row_count);
+    out->has_values = true;
+    out->has_blocks = false;
+    project(&(struct project_job){.kern = kern,
+                                  .weight = weight,
+                                  .input = make_input(kern, x, NULL, row_count, norm, weight),
+                                  .row_count = row_count,
+                                  .bias = bias_values(bias, weight->rows),
+                                  .out = out,
+                                  .finish = finish_store});
+}
+
+void machine_norm_head(struct kern *kern, const struct kern_rows *x, const uint32_t *rows, uint32_t row_count,
+                       const struct kern_vector *norm, const struct kern_weight *weight,
+                       struct kern_rows *logits)
+{
+    CHECK(weight->rows == logits->cols && row_count <= logits->row_count);
+    logits->has_values = true;
+    logits->has_blocks = false;
+    project(&(struct project_job){.kern = kern,
+                                  .weight = weight,
+                                  .input = make_input(kern, x, rows, row_count, norm, weight),
+                                  .row_count = row_count,
+                                  .out = logits,
+                                  .finish = finish_store});
+}
+
+void machine_project_add(struct kern *kern, const struct kern_rows *in, const struct kern_weight *weight,
+                         const struct kern_vector *bias, uint32_t row_count, struct kern_rows *x)
+{
+    CHECK(weight->rows == x->cols && weight->cols == in->cols);
+    CHECK(row_count <= x->row_count && row_count <= in->row_count);
+    bool ready = (!weight->reads_blocks || in->has_blocks) &&
+                 (!weight->reads_values || (in->has_values && in->cols % BLOCK_COLS == 0));
+    struct cpu_input input = {.blocks = in->blocks, .values = in->values, .block_count = in->block_count};
+    if (!ready) input = make_input(kern, in, NULL, row_count, NULL, weight);
+    CHECK(x->has_values);
+    project(&(struct project_job){.kern = kern,
+                                  .weight = weight,
+                                  .input = input,
+                                  .row_count = row_count,
+                                  .bias = bias_values(bias, weight->rows),
+                                  .out = x,
+                                  .finish = finish_add});
+}
+
+void machine_norm_gate_up(struct kern *kern, const struct kern_rows *x, const struct kern_vector *norm,
+                          const struct kern_weight *gate_up, const struct kern_vector *gate_bias,
+                          const struct kern_vector *up_bias, uint32_t row_count, struct kern_rows *out)
+{
+    CHECK(gate_up->pack == KERN_GATE_UP && gate_up->rows == 2 * out->cols);
+    CHECK(row_count <= out->row_count);
+    out->has_blocks = out->cols % BLOCK_COLS == 0;
+    out->has_values = kern->has_float_weights || !out->has_blocks;
+    project(&(struct project_job){.kern = kern,
+                                  .weight = gate_up,
+                                  .input = make_input(kern, x, NULL, row_count, norm, gate_up),
+                                  .row_count = row_count,
+                                  .bias = bias_values(gate_bias, out->cols),
+                                  .up_bias = bias_values(up_bias, out->cols),
+                                  .out = out,
+                                  .finish = finish_gate_up});
+}

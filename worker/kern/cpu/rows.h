@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* rows - template of the ops along one row: norm, quantize, SwiGLU, rotation, f16. Each result has one order
+ * of operations that depends on the row's length alone. */
+#ifndef KVASIR_KERN_CPU_ROWS_H
+#define KVASIR_KERN_CPU_ROWS_H
+
+#include <math.h>
+
+#include "worker/kern/cpu/cpu.h"
+
+/* exp(x) with a relative error below 3e-7 for x in [-87, 88]; outside the end value. 2^n * e^r with
+ * |r| <= ln(2) / 2, ln(2) in two parts (Cody and Waite), Taylor to r^6. */
+INLINE vf vf_exp(vf x)
+{
+    x = vf_min(vf_max(x, vf_set1(-87.0f)), vf_set1(88.0f));
+    vf n = vf_round(vf_mul(x, vf_set1(1.44269504f)));
+    vf r = vf_fma(n, vf_set1(-0.693145752f), x);
+    r = vf_fma(n, vf_set1(-1.42860677e-6f), r);
+    vf p = vf_set1(1.0f / 720.0f);
+    p = vf_fma(p, r, vf_set1(1.0f / 120.0f));
+    p = vf_fma(p, r, vf_set1(1.0f / 24.0f));
+    p = vf_fma(p, r, vf_set1(1.0f / 6.0f));
+    p = vf_fma(p, r, vf_set1(0.5f));
+    p = vf_fma(p, r, vf_set1(1.0f));
+    p = vf_fma(p, r, vf_set1(1.0f));
+    return vf_mul(p, vf_pow2(n));
+}
+
+static void norm_row(const float *x, const float *norm, uint32_t cols, float epsilon, float *out)
+{
+    enum { CHAINS = 4 };
+    vf sums[CHAINS] = {vf_zero(), vf_zero(), vf_zero(), vf_zero()};
+    uint32_t k = 0;
+    for (; k + CHAINS * LANES <= cols; k += CHAINS * LANES) {
+        for (uint32_t c = 0; c < CHAINS; c++) {
+            vf v = vf_load(x + k + c * LANES);
+            sums[c] = vf_fma(v, v, sums[c]);
+        }
+    }
+    float square_sum = vf_reduce_add(vf_add(vf_add(sums[0], sums[1]), vf_add(sums[2], sums[3])));
+    for (; k < cols; k++) square_sum += x[k] * x[k];
+    float scale = 1.0f / sqrtf(square_sum / (float)cols + epsilon);
+    vf scales = vf_set1(scale);
+    for (k = 0; k + LANES <= cols; k += LANES)
+        vf_store(out + k, vf_mul(vf_mul(vf_load(x + k), scales), vf_load(norm + k)));
+    for (; k < cols; k++) out[k] = x[k] * scale * norm[k];
+}
+
+static void quantize_row(const float *values, uint32_t block_count, struct cpu_block *out)
+{
+    for (uint32_t b = 0; b < block_count; b++) {
+        const float *x = values + (size_t)b * BLOCK_COLS;
+        vf most = vf_zero();
+        for (uint32_t k = 0; k < BLOCK_COLS; k += LANES) most = vf_max(most, vf_abs(vf_load(x + k)));
+        float largest = vf_reduce_max(most);
+        /* Below 1e-30 the block counts as zero: 127 / largest must not overflow. */
+        float inverse = largest > 1e-30f ? 127.0f / largest : 0.0f;
+        float scale = largest > 1e-30f ? largest / 127.0f : 0.0f;
+        int32_t sums[2];
+        quantize_codes(x, inverse, out[b].codes, sums);
+        out[b].scale = scale;
+        out[b].sum = scale * (float)(sums[0] + sums[1]);
+        out[b].half[0] = scale * (float)sums[0];
+        out[b].half[1] = scale * (float)sums[1];
+    }
+}
+
+static void swiglu(const float *gate, const float *up, uint32_t count, float *out)
+{
+    for (uint32_t i = 0; i < count; i += LANES) {
+        vf g = vf_load(gate + i);
+        vf silu = vf_div(g, vf_add(vf_set1(1.0f), vf_exp(vf_sub(vf_zero(), g))));
+        vf_store(out + i, vf_mul(silu, vf_load(up + i)));
+    }
+}
+
+static void rotate(float *head, uint32_t dims, bool adjacent, const float *cosines, const float *sines)
+{
+    uint32_t half = dims / 2;
+    uint32_t i = 0;
+    if (adjacent) {
+        for (; i + LANES <= dims; i += LANES) {
+            vf x = vf_load(head + i);
+            vf turned = vf_mul(vf_swap_pairs(x), vf_load(sines + i));
+            vf_store(head + i, vf_fma(x, vf_load(cosines + i), turned));
+        }
+        for (; i < dims; i += 2) {
+            float a = head[i], b = head[i + 1];
+            head[i] = a * cosines[i] + b * sines[i];
+            head[i + 1] = b * cosines[i + 1] + a * sines[i + 1];
+        }
+        return;
+    }
+    for (; i + LANES <= half; i += LANES) {
+        vf a = vf_load(head + i), b = vf_load(head + half + i);
+        vf_store(head + i, vf_fma(a, vf_load(cosines + i), vf_mul(b, vf_load(sines + i))));
+        vf_store(head + half + i,
+                 vf_fma(b, vf_load(cosines + half + i), vf_mul(a, vf_load(sines + half + i))));
+    }
+    for (; i < half; i++) {
+        float a = head[i], b = head[half + i];
+        head[i] = a * cosines[i] + b * sines[i];
+        head[half + i] = b * cosines[half + i] + a * sines[half + i];
+    }
+}
+
+static void to_f16(const float *values, uint32_t count, uint16_t *out)
+{
+    for (uint32_t i = 0; i < count; i += LANES) vf_store_f16(out + i, vf_load(values + i));
+}
+
+#endif

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kern - which kernels this build has, which this machine can run, and the choice between them. */
+#include "worker/kern/kern.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#include <string.h>
+
+#include "common/base/check.h"
+#include "worker/kern/cpu/cpu.h"
+#include "worker/kern/ref/ref.h"
+
+struct level {
+    const struct kern_ops *ops;
+    bool (*runs)(void); // on this machine
+};
+
+static bool runs_always(void)
+{
+    return true;
+}
+
+#if defined(__x86_64__)
+static bool has_f16c(void) // not among the names that clang's __builtin_cpu_supports knows
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
+}
+
+/* __builtin_cpu_supports looks at XGETBV too: a kernel that does not save the registers counts as without. */
+static bool runs_avx2(void)
+{
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("bmi2") && has_f16c();
+}
+
+static bool runs_avx512(void)
+{
+    return runs_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vnni");
+}
+#endif
+
+static const struct level levels[] = {
+// best first
+#if defined(__x86_64__)
+    {&kern_avx512_ops, runs_avx512},
+    {&kern_avx2_ops, runs_avx2},
+#endif
+    {&kern_portable_ops, runs_always},
+    {&kern_ref_ops, runs_always},
+};
+
+const struct kern_ops *const *kern_levels(uint32_t *ret_count)
+{
+    static const struct kern_ops *found[COUNT_OF(levels)];
+    uint32_t count = 0;
+    for (size_t i = 0; i < COUNT_OF(levels); i++) {
+        if (levels[i].runs()) found[count++] = levels[i].ops;
+    }
+    *ret_count = count;
+    return found;
+}
+
+int kern_select(const char *name, const struct kern_ops **ret_ops, struct err *err)
+{
+    bool best = name == NULL || name[0] == '\0' || strcmp(name, "auto") == 0;
+    for (size_t i = 0; i < COUNT_OF(levels); i++) {
+        if (!best && strcmp(name, levels[i].ops->name) != 0) continue;
+        if (levels[i].runs()) {
+            *ret_ops = levels[i].ops;
+            return 0;
+        }
+        if (!best) return ERR(err, ERR_CONFIG, "this machine cannot run the %s kernels", name);
+    }
+    return ERR(err, ERR_CONFIG, "unknown kernels '%s': auto, ref, portable, avx2 or avx512", name);
+}
