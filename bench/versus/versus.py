@@ -1,0 +1,175 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Runs kvasird and llama-server on the same work, interleaved, and prints medians and ratios.
+
+usage: versus.py --model MODEL.gguf --llama-server PATH [--build DIR] [--rounds 5] [--threads 2] [--json FILE]
+                 [--workloads prefill,decode,concurrent,shared]
+
+Both servers listen on loopback at the same time; only one works at a time. Each round sends both the same token
+ids (a seed per round, so that nothing is cached from the round before) by `kvasir bench`, and the order of the two
+alternates. llama-server runs once with its best flags for one stream and once for many (--parallel as many slots as
+requests, unified KV, flash attention as it chooses); give others with --llama-flags. Peers are for this comparison
+only; nothing else needs them. A table of the machine's own peaks comes from `bench/peaks` in the same run.
+"""
+import argparse
+import atexit
+import json
+import os
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+# name -> (slots, context a slot, options of `kvasir bench`, figure, unit)
+WORKLOADS = {
+    "prefill": (1, 2048, ["--requests", "4", "--concurrency", "1", "--prompt-tokens", "512", "--output-tokens", "1"],
+                "prompt_rate", "prompt tok/s, 512 tokens, one at a time"),
+    "decode": (1, 2048, ["--requests", "2", "--concurrency", "1", "--prompt-tokens", "16", "--output-tokens", "192"],
+               "decode_rate", "tok/s after the first, one stream"),
+    "concurrent": (32, 512, ["--requests", "32", "--concurrency", "32", "--prompt-tokens", "256", "--output-tokens", "64"],
+                   "output_rate", "tok/s out, 32 concurrent, 256 in, 64 out"),
+    "shared": (16, 1280, ["--requests", "16", "--concurrency", "16", "--prompt-tokens", "1024", "--shared-tokens", "900",
+                          "--output-tokens", "64"],
+               "output_rate", "tok/s out, 16 concurrent, 900 of 1,024 prompt tokens shared, 64 out"),
+}
+children = []
+
+
+def stop_children():
+    for child in children:
+        if child.poll() is None:
+            child.terminate()
+            try:
+                child.wait(20)
+            except subprocess.TimeoutExpired:
+                child.kill()
+    children.clear()
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def wait_ready(child, url, seconds=120):
+    """Asks until the server says it is ready; ends early when it dies."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if child.poll() is not None:
+            sys.exit(f"versus: {child.args[0]} ended with status {child.returncode}")
+        try:
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.1)
+    sys.exit(f"versus: {child.args[0]} was not ready in {seconds} s")
+
+
+def start_kvasird(args, log):
+    port = free_port()
+    child = subprocess.Popen([f"{args.build}/kvasird", "--instance", f"versus-{os.getpid()}", "--port", str(port), "--threads",
+                              str(args.threads), "--max-model-len", "2048", "--kv-cache-memory-bytes", "2G",
+                              *args.kvasird_flags.split(), args.model], stderr=log, stdout=log)
+    children.append(child)
+    wait_ready(child, f"http://127.0.0.1:{port}/ready")
+    return f"http://127.0.0.1:{port}"
+
+
+def start_llama(args, slots, context, log):
+    port = free_port()
+    child = subprocess.Popen([args.llama_server, "-m", args.llama_model or args.model, "--host", "127.0.0.1", "--port", str(port),
+                              "-t", str(args.threads), "-tb", str(args.threads), "-np", str(slots), "-c", str(slots * context),
+                              "-ub", "512", "-b", "2048", "-ctk", "f16", "-ctv", "f16", *args.llama_flags.split()],
+                             stderr=log, stdout=log)
+    children.append(child)
+    wait_ready(child, f"http://127.0.0.1:{port}/health")
+    return f"http://127.0.0.1:{port}"
+
+
+def bench(args, url, options, seed):
+    run = subprocess.run([f"{args.build}/kvasir", "bench", "--url", url, "--json", "--token-ids", "--vocab", "49000", "--ignore-eos",
+                          "--seed", str(seed), *options], capture_output=True, text=True)
+    if run.returncode != 0:
+        sys.exit(f"versus: kvasir bench failed on {url}: {run.stderr or run.stdout}")
+    return json.loads(run.stdout)
+
+
+def figure(result, kind, options):
+    """One number of a bench run, higher is better; and the median time to first token in ms."""
+    ttft_s = result["ttft_ms"]["p50"] / 1e3
+    if kind == "prompt_rate":
+        return 512 / ttft_s, ttft_s * 1e3
+    if kind == "decode_rate":
+        return 1e3 / result["tpot_ms"]["p50"], ttft_s * 1e3
+    return result["output_tokens_per_s"], ttft_s * 1e3
+
+
+def compare(args, name, log):
+    slots, context, options, kind, unit = WORKLOADS[name]
+    urls = {"kvasird": start_kvasird(args, log), "llama-server": start_llama(args, slots, context, log)}
+    rates = {server: [] for server in urls}
+    ttfts = {server: [] for server in urls}
+    for server, url in urls.items():  # warm-up: pages touched, threads started
+        bench(args, url, ["--requests", "1", "--concurrency", "1", "--prompt-tokens", "64", "--output-tokens", "8"], 7)
+    for round_number in range(args.rounds):
+        order = list(urls) if round_number % 2 == 0 else list(urls)[::-1]
+        for server in order:
+            rate, ttft = figure(bench(args, urls[server], options, 1000 + round_number), kind, options)
+            rates[server].append(rate)
+            ttfts[server].append(ttft)
+    stop_children()
+    ratios = [k / l for k, l in zip(rates["kvasird"], rates["llama-server"])]
+    row = {"workload": name, "unit": unit, "rounds": args.rounds, "ratio": statistics.median(ratios)}
+    for server in urls:
+        row[server] = statistics.median(rates[server])
+        row[server + "_ttft_ms"] = statistics.median(ttfts[server])
+    print(f"| {unit} | {row['kvasird']:.0f} | {row['llama-server']:.0f} | {row['ratio']:.2f} x | "
+          f"{row['kvasird_ttft_ms']:.0f} / {row['llama-server_ttft_ms']:.0f} ms |", flush=True)
+    return row
+
+
+def machine():
+    info = open("/proc/cpuinfo").read()
+    name = re.search(r"model name\s*: (.*)", info)
+    flags = re.search(r"flags\s*: (.*)", info)
+    flags = flags.group(1).split() if flags else []
+    level = "AVX-512 VNNI" if "avx512_vnni" in flags else "AVX2" if "avx2" in flags else "baseline"
+    return f"{name.group(1) if name else 'unknown'}, {os.cpu_count()} CPUs, {level}"
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--model", required=True)
+    p.add_argument("--llama-model", help="another file for llama-server (for example requantized to Q4_0)")
+    p.add_argument("--llama-server", required=True)
+    p.add_argument("--llama-flags", default="")
+    p.add_argument("--kvasird-flags", default="")
+    p.add_argument("--build", default="build")
+    p.add_argument("--rounds", type=int, default=5)
+    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--workloads", default="prefill,decode,concurrent,shared")
+    p.add_argument("--json")
+    args = p.parse_args()
+    atexit.register(stop_children)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(1))
+    print(f"machine: {machine()}; {args.threads} threads; medians of {args.rounds} interleaved rounds")
+    peaks = f"{args.build}/bench/peaks"
+    if os.path.exists(peaks):
+        print(subprocess.run([peaks], capture_output=True, text=True).stdout)
+    print("| work | kvasird | llama-server | ratio | TTFT p50 |\n|---|---|---|---|---|", flush=True)
+    with tempfile.NamedTemporaryFile("w", prefix="kvasir-versus.", suffix=".log", delete=False) as log:
+        rows = [compare(args, name, log) for name in args.workloads.split(",")]
+    if args.json:
+        json.dump({"machine": machine(), "rows": rows}, open(args.json, "w"), indent=1)
+    os.unlink(log.name)
+
+
+main()
