@@ -84,16 +84,17 @@ void special_close(struct special *special)
     *special = (struct special){0};
 }
 
-/* Longest token that starts at text; its length, or 0. */
-static size_t match_here(const struct special *special, enum special_scope scope, const uint8_t *text,
-                         size_t len, uint32_t *ret_id)
+/* Longest token that starts at text, its length or 0. Those of the whole scope end within the first
+ * trusted_len bytes. */
+static size_t match_here(const struct special *special, const uint8_t *text, size_t len, size_t trusted_len,
+                         uint32_t *ret_id)
 {
     uint32_t node = 0;
     size_t longest = 0;
     for (size_t i = 0; i < len; i++) {
         node = find_edge(special, node, text[i])->child;
         if (node == 0) break;
-        uint32_t id = special->nodes[node].ids[scope];
+        uint32_t id = special->nodes[node].ids[i < trusted_len ? SPECIAL_ALL : SPECIAL_USER_DEFINED];
         if (id == TOKEN_NONE) continue;
         longest = i + 1;
         *ret_id = id;
@@ -101,13 +102,15 @@ static size_t match_here(const struct special *special, enum special_scope scope
     return longest;
 }
 
-bool special_next(const struct special *special, enum special_scope scope, const uint8_t *text, size_t len,
-                  size_t from, struct special_match *ret_match)
+bool special_next(const struct special *special, const uint8_t *text, size_t len,
+                  struct special_window window, struct special_match *ret_match)
 {
-    for (size_t offset = from; offset < len; offset++) {
-        if (!special->starts[scope][text[offset]]) continue;
+    CHECK(window.until <= len);
+    for (size_t offset = window.from; offset < window.until; offset++) {
+        size_t trusted_len = window.trusted_end > offset ? window.trusted_end - offset : 0;
+        if (!special->starts[trusted_len ? SPECIAL_ALL : SPECIAL_USER_DEFINED][text[offset]]) continue;
         uint32_t id = TOKEN_NONE;
-        size_t match_len = match_here(special, scope, text + offset, len - offset, &id);
+        size_t match_len = match_here(special, text + offset, len - offset, trusted_len, &id);
         if (match_len == 0) continue;
         *ret_match = (struct special_match){offset, match_len, id};
         return true;

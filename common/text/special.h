@@ -45,9 +45,15 @@ struct special_match {
 int special_open(struct special *special, const struct vocab *vocab, struct err *err);
 void special_close(struct special *special);
 
-/* First match at or after `from`; false when there is none. */
-bool special_next(const struct special *special, enum special_scope scope, const uint8_t *text, size_t len,
-                  size_t from, struct special_match *ret_match);
+/* Where a search may find what; offsets in the text. */
+struct special_window {
+    size_t from, until; // a match starts in [from, until); it may end past `until`
+    size_t trusted_end; // a CONTROL or UNKNOWN token must end at or before this; 0: none is found
+};
+
+/* First match in the window; false when there is none. */
+bool special_next(const struct special *special, const uint8_t *text, size_t len,
+                  struct special_window window, struct special_match *ret_match);
 
 /* Token whose whole text this is, or TOKEN_NONE. */
 uint32_t special_find(const struct special *special, enum special_scope scope, const uint8_t *text,

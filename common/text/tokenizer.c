@@ -201,9 +201,12 @@ struct encode {
     struct bpe_scratch scratch;       // owned
     struct token_list *list;
     size_t ids_max;
-    enum special_scope scope;
-    const struct text_span *spans; // of the text, or NULL: scope alone decides
+    const struct text_span *spans; // of the text
     size_t span_count;
+    /* The run of like spans that the search for special tokens is in; only moves forward. */
+    size_t span_idx; // its last span, or where it would be
+    size_t run_end;  // offset in the text
+    bool run_is_user;
 };
 
 static int encode_piece(void *context, const uint8_t *piece, size_t len)
@@ -218,34 +221,37 @@ static int encode_id(struct encode *encode, uint32_t id)
     return token_list_push(encode->list, id);
 }
 
-/* No byte of [first, first + len) is the user's. */
-static bool is_template_text(const struct encode *encode, size_t first, size_t len)
+/* Moves to the run that holds the byte at pos: adjacent spans of one kind. Bytes that no span covers
+ * count as the user's. */
+static void enter_run(struct encode *encode, size_t pos, size_t len)
 {
-    for (size_t i = 0; i < encode->span_count; i++) {
-        const struct text_span *span = &encode->spans[i];
-        if (span->first >= first + len) break;
-        if (span->is_user && span->first + span->len > first && span->len > 0) return false;
+    const struct text_span *spans = encode->spans;
+    size_t i = encode->span_idx, count = encode->span_count;
+    while (i < count && spans[i].first + spans[i].len <= pos) i++;
+    bool covered = i < count && spans[i].first <= pos;
+    encode->run_is_user = !covered || spans[i].is_user;
+    encode->run_end = i < count ? (covered ? spans[i].first + spans[i].len : spans[i].first) : len;
+    for (; covered && i + 1 < count && spans[i + 1].first <= encode->run_end; i++) {
+        if (spans[i + 1].len == 0) continue;
+        if (spans[i + 1].is_user != encode->run_is_user) break;
+        encode->run_end = spans[i + 1].first + spans[i + 1].len;
     }
-    return true;
+    if (encode->run_end > len) encode->run_end = len;
+    encode->span_idx = i;
 }
 
-/* The next special token that may stand where it stands. With spans, a CONTROL token that touches the
- * user's text is passed over; a USER_DEFINED one is taken anywhere. */
-static bool next_special(const struct encode *encode, const uint8_t *text, size_t len, size_t from,
+/* The next special token at or after `from` that may stand where it stands: a CONTROL or UNKNOWN one lies
+ * in a run of the template, a USER_DEFINED one anywhere. Every byte is looked at once and the runs are
+ * walked once, whatever the user writes. */
+static bool next_special(struct encode *encode, const uint8_t *text, size_t len, size_t from,
                          struct special_match *ret_match)
 {
-    const struct special *special = &encode->tokenizer->special;
-    if (!encode->spans) return special_next(special, encode->scope, text, len, from, ret_match);
-    while (special_next(special, SPECIAL_ALL, text, len, from, ret_match)) {
-        if (is_template_text(encode, ret_match->offset, ret_match->len)) return true;
-        struct special_match defined;
-        size_t offset = ret_match->offset;
-        if (!special_next(special, SPECIAL_USER_DEFINED, text, len, offset, &defined)) defined.offset = len;
-        if (defined.offset == offset) {
-            *ret_match = defined;
-            return true;
-        }
-        from = offset + 1;
+    while (from < len) {
+        if (from >= encode->run_end) enter_run(encode, from, len);
+        struct special_window window = {
+            .from = from, .until = encode->run_end, .trusted_end = encode->run_is_user ? 0 : encode->run_end};
+        if (special_next(&encode->tokenizer->special, text, len, window, ret_match)) return true;
+        from = encode->run_end;
     }
     return false;
 }
@@ -307,13 +313,22 @@ static bool wants_bos(const struct tokenizer *tokenizer, unsigned flags)
 int tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t len, unsigned flags,
                      size_t ids_max, struct token_list *list, struct err *err)
 {
+    const struct text_span whole = {.len = len, .is_user = !(flags & TOKENIZER_PARSE_SPECIAL)};
     struct encode encode = {
-        .tokenizer = tokenizer,
-        .list = list,
-        .ids_max = ids_max,
-        .scope = flags & TOKENIZER_PARSE_SPECIAL ? SPECIAL_ALL : SPECIAL_USER_DEFINED,
-    };
+        .tokenizer = tokenizer, .list = list, .ids_max = ids_max, .spans = &whole, .span_count = 1};
     return encode_run(&encode, text, len, wants_bos(tokenizer, flags), err);
+}
+
+/* The template may write the BOS token itself. */
+static bool begins_with_bos(const struct encode *encode, const char *text, size_t len)
+{
+    struct encode probe = *encode; // so that the run stays where it is
+    struct special_match match;
+    if (len == 0) return false;
+    enter_run(&probe, 0, len);
+    struct special_window window = {.until = 1, .trusted_end = probe.run_is_user ? 0 : probe.run_end};
+    return special_next(&encode->tokenizer->special, (const uint8_t *)text, len, window, &match) &&
+           match.id == encode->tokenizer->bos;
 }
 
 int tokenizer_encode_spans(const struct tokenizer *tokenizer, const char *text, size_t len,
@@ -322,12 +337,8 @@ int tokenizer_encode_spans(const struct tokenizer *tokenizer, const char *text, 
 {
     struct encode encode = {
         .tokenizer = tokenizer, .list = list, .ids_max = ids_max, .spans = spans, .span_count = span_count};
-    size_t bos_len = 0;
-    const uint8_t *bos = NULL;
-    if (wants_bos(tokenizer, flags)) bos = tokenizer_token_bytes(tokenizer, tokenizer->bos, &bos_len);
-    bool has_bos = bos && len >= bos_len && memcmp(text, bos, bos_len) == 0 &&
-                   is_template_text(&encode, 0, bos_len);
-    return encode_run(&encode, text, len, bos && !has_bos, err);
+    return encode_run(&encode, text, len, wants_bos(tokenizer, flags) && !begins_with_bos(&encode, text, len),
+                      err);
 }
 
 /* ---- decoding and facts ---- */

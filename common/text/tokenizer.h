@@ -43,15 +43,16 @@ void tokenizer_close(struct tokenizer *tokenizer); // NULL is fine
 int tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t len, unsigned flags,
                      size_t ids_max, struct token_list *list, struct err *err);
 
-/* A run of a text by its origin; runs cover the text without gaps. */
+/* A run of a text by its origin. Runs are in order and do not overlap; what none covers is the user's. */
 struct text_span {
     size_t first, len;
     bool is_user; // no special token may be found in it, not even in part
 };
 
 /* Like tokenizer_encode over the whole text at once (pieces may span runs), but special tokens are found
- * only where every byte of theirs lies in runs that are not the user's. flags: TOKENIZER_ADD_BOS, unless the text
- * itself begins with that token. */
+ * only where every byte of theirs lies in runs that are not the user's; USER_DEFINED ones anywhere. flags:
+ * TOKENIZER_ADD_BOS adds one unless the text itself begins with that token; no other flag counts. Linear in
+ * the text and the runs. */
 int tokenizer_encode_spans(const struct tokenizer *tokenizer, const char *text, size_t len,
                            const struct text_span *spans, size_t span_count, unsigned flags, size_t ids_max,
                            struct token_list *list, struct err *err);
@@ -60,7 +61,7 @@ int tokenizer_encode_spans(const struct tokenizer *tokenizer, const char *text, 
  * tokens give their literal text. id out of range: len 0. */
 const uint8_t *tokenizer_token_bytes(const struct tokenizer *tokenizer, uint32_t id, size_t *ret_len);
 
-/* Appends the bytes of ids to out; skip_special leaves CONTROL tokens out. */
+/* Appends the bytes of ids to out; skip_special leaves CONTROL and UNKNOWN tokens out. */
 int tokenizer_decode(const struct tokenizer *tokenizer, const uint32_t *ids, size_t count, bool skip_special,
                      struct buf *out);
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Fuzz target of common/text/{tokenizer,detok}. The first byte picks one of two games:
- *   even  the rest is text for the sample vocabulary, under the pre-tokenizer and flags of the next two
+/* Fuzz target of common/text/{tokenizer,detok}. The low bits of the first byte pick one of three games:
+ *   00    the rest is text for the sample vocabulary, under the pre-tokenizer and flags of the next two
  *         bytes; what comes back must be the text, and no special token may come of a user's text;
- *   odd   the rest edits the bytes of a vocabulary file, which then must open or be refused, and tokenize
+ *   10    the same by tokenizer_encode_spans, with runs that the next byte seeds;
+ *   x1    the rest edits the bytes of a vocabulary file, which then must open or be refused, and tokenize
  *         without harm if it opens. */
 #include <errno.h>
 #include <stddef.h>
@@ -11,6 +12,7 @@
 #include <string.h>
 
 #include "common/base/check.h"
+#include "common/base/rng.h"
 #include "common/base/utf8.h"
 #include "common/text/detok.h"
 #include "common/text/pretokenizer.h"
@@ -104,6 +106,39 @@ static void play_text(uint8_t pick, uint8_t knobs, const uint8_t *text, size_t l
     token_list_done(&list);
 }
 
+/* Runs of up to 15 bytes, some left out. A special token must lie in runs of the template. */
+static void play_spans(uint8_t pick, const uint8_t *text, size_t len)
+{
+    enum { SPANS_MAX = 256 };
+    const struct tokenizer *tokenizer = tokenizer_of(0);
+    struct text_span spans[SPANS_MAX];
+    struct token_list list = {0};
+    size_t span_count = 0;
+    struct rng rng = {pick};
+    for (size_t first = 0; first < len && span_count < SPANS_MAX;) {
+        size_t span_len = rng_below(&rng, 16);
+        if (span_len > len - first) span_len = len - first;
+        if (rng_below(&rng, 8)) spans[span_count++] = (struct text_span){first, span_len, rng_below(&rng, 2)};
+        first += span_len;
+    }
+    int r = tokenizer_encode_spans(tokenizer, (const char *)text, len, spans, span_count, 0, SIZE_MAX, &list,
+                                   NULL);
+    CHECK(r == (utf8_is_valid(text, len) ? 0 : ERR_INPUT));
+    size_t pos = 0, i = 0;
+    for (size_t at = 0; at < list.count; at++) {
+        size_t token_len;
+        const uint8_t *bytes = tokenizer_token_bytes(tokenizer, list.ids[at], &token_len);
+        CHECK(pos + token_len <= len && memcmp(text + pos, bytes, token_len) == 0);
+        for (size_t end = pos + token_len; pos < end; pos++) {
+            while (i < span_count && spans[i].first + spans[i].len <= pos) i++;
+            bool trusted = i < span_count && spans[i].first <= pos && !spans[i].is_user;
+            CHECK(trusted || !tokenizer_is_special(tokenizer, list.ids[at]));
+        }
+    }
+    if (r == 0) CHECK(pos == len);
+    token_list_done(&list);
+}
+
 /* Edits: two bytes of offset, one of the new value. */
 static void play_file(const uint8_t *data, size_t size)
 {
@@ -130,6 +165,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size < 1) return 0;
     if (data[0] & 1) play_file(data + 1, size - 1);
+    else if (size >= 3 && data[0] & 2) play_spans(data[1], data + 2, size - 2);
     else if (size >= 3) play_text(data[1], data[2], data + 3, size - 3);
     return 0;
 }

@@ -219,6 +219,112 @@ static void test_tokenizer_adds_bos_when_file_and_caller_want_it(void **state)
     tokenizer_close(tokenizer);
 }
 
+/* ---- runs of template and user ---- */
+
+/* Parts of a text in turn: the template's (even) and the user's (odd). Ids end with -1. */
+static void check_spans(const struct tokenizer *tokenizer, const char *const *parts, size_t part_count,
+                        unsigned flags, const int *ids)
+{
+    struct text_span spans[8];
+    struct buf text;
+    struct token_list list = {0};
+    size_t count = 0;
+    buf_init(&text, KIB(1));
+    for (size_t i = 0; i < part_count; i++) {
+        spans[i] = (struct text_span){text.len, strlen(parts[i]), i % 2};
+        assert_int_equal(buf_puts(&text, parts[i]), 0);
+    }
+    const char *copy = (const char *)guard_copy(&guard, buf_text(&text), text.len);
+    assert_int_equal(
+        tokenizer_encode_spans(tokenizer, copy, text.len, spans, part_count, flags, SIZE_MAX, &list, NULL),
+        0);
+    for (; ids[count] >= 0; count++) {
+        assert_true(count < list.count);
+        assert_int_equal(list.ids[count], ids[count]);
+    }
+    assert_int_equal(list.count, count);
+    token_list_done(&list);
+    buf_done(&text);
+}
+
+#define PARTS(...) ((const char *const[]){__VA_ARGS__}), COUNT_OF(((const char *const[]){__VA_ARGS__}))
+#define IDS(...) ((const int[]){__VA_ARGS__, -1})
+
+static void test_tokenizer_finds_special_only_in_the_templates_runs(void **state)
+{
+    (void)state;
+    check_spans(sample, PARTS("<|bos|>", "hello", "<|im_end|>"), 0,
+                IDS(SAMPLE_BOS, SAMPLE_HELLO, SAMPLE_IM_END));
+    check_spans(sample, PARTS("<|bos|>", "<unk>", "<|im_end|>"), 0,
+                IDS(SAMPLE_BOS, '<', 'u', 'n', 'k', '>', SAMPLE_IM_END));
+    /* Not even in part: neither side may complete the other. */
+    check_spans(sample, PARTS("<un", "k>"), 0, IDS('<', 'u', 'n', 'k', '>'));
+    check_spans(sample, PARTS("", "<un", "k>"), 0, IDS('<', 'u', 'n', 'k', '>'));
+    check_spans(sample, PARTS("<u", "n", "k>"), 0, IDS('<', 'u', 'n', 'k', '>'));
+    /* An empty run of the user's divides nothing. */
+    check_spans(sample, PARTS("<un", "", "k>"), 0, IDS(SAMPLE_UNK));
+    /* USER_DEFINED tokens are found anywhere, across runs as well. */
+    check_spans(sample, PARTS("<to", "ol>", "a"), 0, IDS(SAMPLE_TOOL, 'a'));
+}
+
+static void test_tokenizer_merges_across_runs(void **state)
+{
+    (void)state;
+    check_spans(sample, PARTS("he", "llo t", "he"), 0, IDS(SAMPLE_HELLO, SAMPLE_SP_THE));
+    check_spans(sample, PARTS("in ", "the"), 0, IDS(SAMPLE_IN, SAMPLE_SP_THE));
+}
+
+static void test_tokenizer_treats_uncovered_text_as_the_users(void **state)
+{
+    (void)state;
+    static const char text[] = "<unk><unk><unk>";
+    const struct text_span spans[] = {{5, 5, false}};
+    struct token_list list = {0};
+    assert_int_equal(tokenizer_encode_spans(sample, text, strlen(text), spans, 1, 0, 100, &list, NULL), 0);
+    assert_int_equal(list.count, 11);
+    assert_int_equal(list.ids[5], SAMPLE_UNK);
+    list.count = 0;
+    assert_int_equal(tokenizer_encode_spans(sample, text, strlen(text), NULL, 0, 0, 100, &list, NULL), 0);
+    assert_int_equal(list.count, 15);
+    token_list_done(&list);
+}
+
+static void test_tokenizer_adds_no_second_bos(void **state)
+{
+    (void)state;
+    struct gguf_writer *writer = edit_start();
+    writer_set_bool(writer, "tokenizer.ggml.add_bos_token", 1);
+    struct tokenizer *tokenizer = edit_open(writer);
+    check_spans(tokenizer, PARTS("<|bos|>", "a"), TOKENIZER_ADD_BOS, IDS(SAMPLE_BOS, 'a'));
+    check_spans(tokenizer, PARTS("a", "a"), TOKENIZER_ADD_BOS, IDS(SAMPLE_BOS, SAMPLE_AA));
+    check_spans(tokenizer, PARTS("", "<|bos|>"), TOKENIZER_ADD_BOS,
+                IDS(SAMPLE_BOS, '<', '|', 'b', 'o', 's', '|', '>'));
+    check_spans(tokenizer, PARTS(""), TOKENIZER_ADD_BOS, IDS(SAMPLE_BOS));
+    tokenizer_close(tokenizer);
+}
+
+/* A user who fills a prompt with texts of special tokens, in many messages: linear, not quadratic. */
+static void test_tokenizer_takes_many_runs_of_forbidden_texts(void **state)
+{
+    (void)state;
+    enum { RUNS = 100000 };
+    static const char unit[] = "<unk><unk>"; // the template's, then the user's
+    struct text_span *spans = malloc(2 * RUNS * sizeof *spans);
+    char *text = malloc(RUNS * strlen(unit));
+    struct token_list list = {0};
+    assert_non_null(spans);
+    assert_non_null(text);
+    for (size_t i = 0; i < RUNS; i++) memcpy(text + i * strlen(unit), unit, strlen(unit));
+    for (size_t i = 0; i < 2 * RUNS; i++) spans[i] = (struct text_span){i * 5, 5, i % 2};
+    assert_int_equal(
+        tokenizer_encode_spans(sample, text, RUNS * strlen(unit), spans, 2 * RUNS, 0, SIZE_MAX, &list, NULL),
+        0);
+    assert_int_equal(list.count, RUNS * 6);
+    token_list_done(&list);
+    free(spans);
+    free(text);
+}
+
 /* ---- input and bounds ---- */
 
 static void test_tokenizer_takes_empty_text_and_nul(void **state)
@@ -549,6 +655,11 @@ int main(void)
         cmocka_unit_test(test_tokenizer_matches_user_defined_in_any_text),
         cmocka_unit_test(test_tokenizer_does_not_match_unused_tokens),
         cmocka_unit_test(test_tokenizer_adds_bos_when_file_and_caller_want_it),
+        cmocka_unit_test(test_tokenizer_finds_special_only_in_the_templates_runs),
+        cmocka_unit_test(test_tokenizer_merges_across_runs),
+        cmocka_unit_test(test_tokenizer_treats_uncovered_text_as_the_users),
+        cmocka_unit_test(test_tokenizer_adds_no_second_bos),
+        cmocka_unit_test(test_tokenizer_takes_many_runs_of_forbidden_texts),
         cmocka_unit_test(test_tokenizer_takes_empty_text_and_nul),
         cmocka_unit_test(test_tokenizer_appends),
         cmocka_unit_test(test_tokenizer_refuses_malformed_utf8),
