@@ -6,6 +6,8 @@
 #include "daemon/conn.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +19,8 @@
 
 enum {
     TCP_KEEPALIVE_S = 30,
-    SMALL_BYTES = 64 << 10, // a request that holds no more is served however much the others hold
+    TCP_UNSENT_BYTES = 128 << 10, // the kernel queues no more for a reader that does not read
+    SMALL_BYTES = 64 << 10,       // a request that holds no more is served however much the others hold
 };
 
 /* ---- states ---- */
@@ -352,6 +355,17 @@ void conn_on_deadline(struct conn *conn)
 
 /* ---- lifetime and access ---- */
 
+/* Wishes: the connection works without. */
+static void tune_tcp(struct conn *conn)
+{
+    uv_os_fd_t fd;
+    int unsent = TCP_UNSENT_BYTES;
+    (void)uv_tcp_nodelay(&conn->uv.tcp, 1);
+    (void)uv_tcp_keepalive(&conn->uv.tcp, 1, TCP_KEEPALIVE_S);
+    if (uv_fileno(&conn->uv.handle, &fd) == 0)
+        (void)setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof(unsent));
+}
+
 int conn_open(struct http_server *server, struct listener *listener)
 {
     struct conn *conn = calloc(1, sizeof(*conn));
@@ -379,10 +393,7 @@ int conn_open(struct http_server *server, struct listener *listener)
         conn_close(conn);
         return r;
     }
-    if (!conn->is_unix) {
-        (void)uv_tcp_nodelay(&conn->uv.tcp, 1); // both are wishes: the connection works without
-        (void)uv_tcp_keepalive(&conn->uv.tcp, 1, TCP_KEEPALIVE_S);
-    }
+    if (!conn->is_unix) tune_tcp(conn);
     start_reading(conn);
     if (conn->state == CONN_CLOSING || server->stats.conns <= server->conf.conns_max) return 0;
     server->stats.conns_refused++;

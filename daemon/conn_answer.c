@@ -11,6 +11,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+
+#include <linux/sockios.h>
 
 #include "common/base/check.h"
 #include "common/base/limits.h"
@@ -52,7 +55,7 @@ static int start_flight(struct conn *conn)
     out->flight = out->next;
     out->next = sent;
     buf_clear(&out->next);
-    out->left_bytes = out->flight.len;
+    out->left_bytes = SIZE_MAX; // progress, for the next look
     out->stalls = 0;
     out->req.data = conn;
     uv_buf_t part = uv_buf_init((char *)out->flight.bytes, (unsigned)out->flight.len);
@@ -82,18 +85,26 @@ static void on_written(uv_write_t *req, int status)
         conn->server->handler.on_drain(conn, conn->server->user);
 }
 
-/* Called WRITE_CHECKS times a write_ms. Progress is what the kernel took, not what the client read. */
+/* Bytes of the flight and of the kernel's send queue. The latter shows a slow reader's progress long before
+ * the kernel, with megabytes queued, takes the next byte from us. */
+static size_t unread_bytes(const struct conn *conn)
+{
+    int queued = 0;
+    uv_os_fd_t fd;
+    if (uv_fileno(&conn->uv.handle, &fd) < 0 || ioctl(fd, SIOCOUTQ, &queued) < 0) queued = 0;
+    return uv_stream_get_write_queue_size(&conn->uv.stream) + (size_t)queued;
+}
+
+/* Called WRITE_CHECKS times a write_ms. */
 bool conn_out_is_stuck(struct conn *conn)
 {
     struct conn_out *out = conn->out;
-    size_t left = uv_stream_get_write_queue_size(&conn->uv.stream);
+    size_t left = unread_bytes(conn);
     CHECK(out);
-    if (left < out->left_bytes) {
-        out->left_bytes = left;
-        out->stalls = 0;
-        return false;
-    }
-    return ++out->stalls >= WRITE_CHECKS;
+    bool progress = left < out->left_bytes;
+    out->left_bytes = left;
+    out->stalls = progress ? 0 : out->stalls + 1;
+    return out->stalls >= WRITE_CHECKS;
 }
 
 /* Appends the parts behind their first `skip` bytes to next. */

@@ -77,7 +77,7 @@ struct conn_out {
     uv_write_t req;
     struct buf flight; // being written
     struct buf next;   // behind it
-    size_t left_bytes; // of the flight, when last looked at
+    size_t left_bytes; // not taken by the client when last looked at
     unsigned stalls;   // looks without progress
 };
 

@@ -475,6 +475,82 @@ static void test_conn_deadlines_of_a_request(void **state)
     world_close(&world);
 }
 
+/* Slow is not stuck: a body and a reader that go on are let alone. The test is busy, not asleep, for as long as
+ * several windows last. */
+static void test_conn_deadlines_spare_progress(void **state)
+{
+    (void)state;
+    struct world world;
+    struct client client;
+    struct http_conf conf = conf_of_test();
+    conf.body_ms = 200;
+    conf.body_window_bytes = 100;
+    conf.write_ms = 400;
+    world_open(&world, &conf);
+    client_open_small(&world, &client, 4096);
+    client_send(&client, "POST /hold HTTP/1.1\r\n" HOST "Content-Length: 1000000\r\n\r\n");
+    static char body[1000000];
+    size_t sent = 0;
+    uint64_t start_ms = uv_now(&world.loop);
+    while (uv_now(&world.loop) - start_ms < 500 && sent + 50 < sizeof(body)) {
+        client_send_bytes(&client, body + sent, 50);
+        sent += 50;
+        uv_run(&world.loop, UV_RUN_ONCE);
+    }
+    client_read_stop(&client);
+    while (sent < sizeof(body)) {
+        ssize_t r = send(client.fd, body + sent, sizeof(body) - sent, MSG_NOSIGNAL);
+        if (r > 0) sent += (size_t)r;
+        uv_run(&world.loop, UV_RUN_NOWAIT);
+        assert_false(world.is_late);
+    }
+    WAIT_FOR(&world, world.held_count == 1);
+    char *answer = calloc(1, MIB(64));
+    assert_non_null(answer);
+    assert_int_equal(conn_respond(world.held[0], 200, "text/plain", NULL, answer, MIB(64)), 0);
+    free(answer);
+    start_ms = uv_now(&world.loop);
+    while (uv_now(&world.loop) - start_ms < 700) {
+        (void)!read(client.fd, body, 4096);
+        uv_run(&world.loop, UV_RUN_NOWAIT);
+    }
+    assert_int_equal(http_server_stats(world.server).timeouts, 0);
+    assert_int_equal(http_server_stats(world.server).conns, 1);
+    client_close(&world, &client);
+    world_close(&world);
+}
+
+/* A client that ends its side when its answer is already on the way gets it whole. */
+static void test_conn_sends_on_to_a_half_closed_client(void **state)
+{
+    (void)state;
+    struct world world;
+    struct client client;
+    struct http_conf conf = conf_of_test();
+    world_open(&world, &conf);
+    client_open_small(&world, &client, 4096);
+    client_send(&client, "GET /hold HTTP/1.1\r\n" HOST "\r\n");
+    WAIT_FOR(&world, world.held_count == 1);
+    client_read_stop(&client);
+    char *answer = malloc(MIB(16));
+    assert_non_null(answer);
+    memset(answer, 'x', MIB(16));
+    assert_int_equal(conn_respond(world.held[0], 200, "text/plain", NULL, answer, MIB(16)), 0);
+    assert_true(http_server_stats(world.server).held_bytes > 0);
+    shutdown(client.fd, SHUT_WR);
+    for (int i = 0; i < 10; i++) uv_run(&world.loop, UV_RUN_NOWAIT); // it sees the end, in FLUSH
+    client_read_start(&client);
+    WAIT_FOR(&world, client.is_closed);
+    const char *body = strstr(buf_text(&client.got), "\r\n\r\n");
+    assert_non_null(body);
+    assert_int_equal(client.got.len - (size_t)(body + 4 - buf_text(&client.got)), MIB(16));
+    assert_memory_equal(body + 4, answer, MIB(16));
+    assert_int_equal(world.gone_count, 0);
+    free(answer);
+    client_close(&world, &client);
+    world_close(&world);
+}
+
 /* A pending answer has no deadline of the transport's: the model may take its time. */
 static void test_conn_pending_has_no_deadline(void **state)
 {
@@ -619,6 +695,8 @@ int main(void)
         cmocka_unit_test(test_conn_cuts_a_stream_that_ignores_back_pressure),
         cmocka_unit_test(test_conn_drops_a_reader_without_progress),
         cmocka_unit_test(test_conn_deadlines_of_a_request),
+        cmocka_unit_test(test_conn_deadlines_spare_progress),
+        cmocka_unit_test(test_conn_sends_on_to_a_half_closed_client),
         cmocka_unit_test(test_conn_pending_has_no_deadline),
         cmocka_unit_test(test_conn_lingers_after_a_refusal),
         cmocka_unit_test(test_conn_bounds_memory_of_all),
