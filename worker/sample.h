@@ -2,9 +2,11 @@
 /* sample - one row of logits and its parameters -> one token. Pure; no state between calls, random numbers
  * from rng_unit_at(seed, position, 0), so that a replayed request draws the same tokens.
  *
- * Order: raw log-probabilities are taken first (what `logprobs` reports); then repetition, presence and
- * frequency penalties over the history; logit bias; temperature; top_k; top_p; min_p; draw. Temperature 0
- * is argmax after penalties and bias, ties to the lowest id. NaN logits: ERR_FORMAT. */
+ * Order: raw log-probabilities are taken first (what `logprobs` reports); then repetition penalty over
+ * prompt and output, presence and frequency penalties over the output; logit bias; temperature; top_k;
+ * top_p of what top_k left; min_p; draw. Equal logits are ordered by id, lowest first, everywhere.
+ * Temperature below 1e-5 is argmax after penalties and bias. A row whose every token is banned gives
+ * token 0. ERR_FORMAT for logits that are NaN, +infinity, or all -infinity: a fault of the model. */
 #ifndef KVASIR_WORKER_SAMPLE_H
 #define KVASIR_WORKER_SAMPLE_H
 
