@@ -318,7 +318,7 @@ static int read_head(struct http_reader *reader)
     return read_expect(reader);
 }
 
-/* The parser's own refusals. Nearly all were the gate's or will be read_head's before; a few are its alone. */
+/* The parser's own refusals. Nearly all are the gate's or read_head's before; a few are its alone. */
 static int refuse_as_parser(struct http_reader *reader)
 {
     enum http_errno number = HTTP_PARSER_ERRNO(&reader->parser);

@@ -7,11 +7,12 @@
  * that it may keep its own state half changed while it answers. The process must ignore SIGPIPE.
  *
  * Bounds. Connections: conns_max are served; up to 64 more are accepted, answered 503 and closed; beyond
- * that the kernel's backlog waits (a listener is not polled then, so nothing spins). When the process has no
- * file descriptor left libuv closes new connections with its reserve descriptor. Memory: held_bytes_max for
- * request bodies, pipelined bytes and unsent output of all connections; a body over 64 KiB that would pass it is
- * answered 503, smaller ones are always taken (so /health answers while bodies crowd). Time: see struct http_conf. With no connection no timer runs; with idle ones it sleeps until the first
- * is due. */
+ * that the kernel's backlog waits (a listener is not polled then, so nothing spins). When the process has
+ * no file descriptor left libuv closes new connections with its reserve descriptor. Memory:
+ * held_bytes_max for request bodies, pipelined bytes and unsent output of all connections; a body over
+ * 64 KiB that would pass it is answered 503, smaller ones are always taken (so /health answers while
+ * bodies crowd). Time: see struct http_conf. With no connection no timer runs; with idle ones it sleeps
+ * until the first is due. */
 #ifndef KVASIR_DAEMON_HTTP_SERVER_H
 #define KVASIR_DAEMON_HTTP_SERVER_H
 

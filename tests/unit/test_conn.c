@@ -475,8 +475,8 @@ static void test_conn_deadlines_of_a_request(void **state)
     world_close(&world);
 }
 
-/* Slow is not stuck: a body and a reader that go on are let alone. The test is busy, not asleep, for as long as
- * several windows last. */
+/* Slow is not stuck: a body and a reader that go on are let alone. The test is busy, not asleep, for as
+ * long as several windows last. */
 static void test_conn_deadlines_spare_progress(void **state)
 {
     (void)state;
