@@ -142,7 +142,7 @@ const char *server_date(struct http_server *server)
     struct tm t;
     if (!gmtime_r(&seconds, &t)) return server->date;
     (void)snprintf(server->date, sizeof(server->date), "%.3s, %02d %.3s %d %02d:%02d:%02d GMT",
-                   days + 3 * t.tm_wday, t.tm_mday, months + 3 * t.tm_mon, t.tm_year + 1900, t.tm_hour,
+                   &days[3 * t.tm_wday], t.tm_mday, &months[3 * t.tm_mon], t.tm_year + 1900, t.tm_hour,
                    t.tm_min, t.tm_sec); // 29 bytes
     server->date_s = now_s;
     return server->date;

@@ -113,11 +113,12 @@ int listen_tcp(struct http_server *server, const char *host, uint16_t port, uint
                struct err *err)
 {
     struct sockaddr_storage address = {0};
-    struct listener *listener;
+    struct listener *listener = NULL;
     int r = resolve(host, port, &address, err);
     if (r < 0) return r;
     r = listener_new(server, false, &listener, err);
     if (r < 0) return r;
+    CHECK(listener);
     r = uv_tcp_bind(&listener->uv.tcp, (struct sockaddr *)&address, 0);
     if (r == 0) r = uv_listen(&listener->uv.stream, BACKLOG, on_connection);
     int len = sizeof(address);
@@ -168,7 +169,7 @@ static int bind_unix(const struct sockaddr_un *address, struct err *err)
 int listen_unix(struct http_server *server, const char *path, struct err *err)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    struct listener *listener;
+    struct listener *listener = NULL;
     struct stat st;
     size_t len = strlen(path);
     if (len == 0 || len >= sizeof(address.sun_path))
@@ -184,6 +185,7 @@ int listen_unix(struct http_server *server, const char *path, struct err *err)
         (void)close(fd); // nothing was written
         return r;
     }
+    CHECK(listener);
     listener->path = strdup(path);
     if (!listener->path || lstat(path, &st) < 0) {
         (void)close(fd); // nothing was written
@@ -201,7 +203,7 @@ int listen_unix(struct http_server *server, const char *path, struct err *err)
 
 int listen_adopt(struct http_server *server, int fd, struct err *err)
 {
-    struct listener *listener;
+    struct listener *listener = NULL;
     int family = 0, type = 0, listens = 0;
     socklen_t len = sizeof(int);
     int r = getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &len);
@@ -216,6 +218,7 @@ int listen_adopt(struct http_server *server, int fd, struct err *err)
         (void)close(fd); // nothing was written
         return r;
     }
+    CHECK(listener);
     r = listener->is_unix ? uv_pipe_open(&listener->uv.pipe, fd) : uv_tcp_open(&listener->uv.tcp, fd);
     if (r == 0) r = uv_listen(&listener->uv.stream, BACKLOG, on_connection);
     if (r == 0) return 0;

@@ -126,7 +126,7 @@ int metrics_new(const char *model_name, uint32_t model_len_max, struct metrics *
     metrics->histograms[HISTOGRAM_##id] = (struct histogram){ \
         .name = (metric_name), \
         .help = (metric_help), \
-        .bounds = metric_bounds, \
+        .bounds = (metric_bounds), \
     };
     HISTOGRAMS(X)
 #undef X
