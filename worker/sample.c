@@ -4,8 +4,8 @@
  * Nothing sorts the vocabulary unless the distribution is so flat that most of it is wanted. Selection
  * rests on one fact: with the row in blocks of 64, at least k elements reach the k-th largest of the
  * blocks' maxima, so the k likeliest are among the elements that do, and only blocks whose maximum does
- * need to be looked at (scan.h). The nucleus of top_p is cut from such candidates, more of them as long as
- * their mass is short. */
+ * need to be looked at (scan.h). The nucleus of top_p is cut from 64 such candidates; where their mass is
+ * short, and for a k above the number of blocks, a threshold is found by halving. */
 #include "worker/sample.h"
 
 #include <errno.h>
@@ -21,7 +21,12 @@
 
 #define TEMPERATURE_MIN 1e-5f // below: greedy, as vLLM does
 
-enum { NUCLEUS_FIRST = 64 }; // candidates of the first try
+#define WEIGHTS_END 87.0f // exp(-87) is the last weight that is not 0
+
+enum {
+    NUCLEUS_FIRST = 64,   // candidates of the first try
+    THRESHOLD_ROUNDS = 9, // halvings of WEIGHTS_END: to 0.34 in the exponent
+};
 
 #define MARK_SEEN 0x80000000u // in sampler.marks: repetition penalty applied; below it, output count
 
@@ -187,7 +192,7 @@ static void adjust(struct sampler *sampler, const struct sample_input *input, co
 
 static float weight_of(const struct row *row, uint32_t token)
 {
-    return scan_exp((row->logits[token] - row->max) * row->scale);
+    return scan_weight(row->logits[token], row->max, row->scale);
 }
 
 /* Weights of the whole row; those of the raw row are known already. */
@@ -221,13 +226,39 @@ static uint32_t draw_all(const struct sampler *sampler, const struct row *row, d
     return token;
 }
 
-/* Puts at least the k likeliest tokens that are not banned into keys, likeliest first. Returns how many. */
-static uint32_t select_likeliest(struct sampler *sampler, const struct row *row, uint32_t k)
+/* Puts the tokens >= threshold that are not banned into keys, likeliest first. Returns how many. */
+static uint32_t take_above(struct sampler *sampler, const struct row *row, float threshold)
 {
-    float threshold = scan_threshold(row->maxima, sampler->vocab_count, k, sampler->keys, sampler->scratch);
     uint32_t found = scan_gather(row->logits, sampler->vocab_count, row->maxima, threshold, sampler->keys);
     scan_sort(sampler->keys, found, sampler->scratch);
     return found;
+}
+
+/* A threshold that at least k tokens with at least that mass reach, not far below the highest such one:
+ * halving between the maximum and where weights end. -INFINITY when there are not that many above. */
+static float find_threshold(const struct sampler *sampler, const struct row *row, uint32_t k, double mass)
+{
+    float low = row->max - WEIGHTS_END / row->scale, high = row->max;
+    for (int round = 0; round < THRESHOLD_ROUNDS; round++) {
+        float middle = round == 0 ? low : low + (high - low) / 2;
+        struct scan_above above = scan_above(row->logits, sampler->vocab_count, row->maxima, middle, row->max,
+                                             row->scale);
+        bool is_enough = above.count >= k && above.mass >= mass;
+        if (round == 0 && !is_enough) return -INFINITY;
+        if (is_enough) low = middle;
+        else high = middle;
+        if (is_enough && above.count <= 2 * k) break; // close enough to sort
+    }
+    return low;
+}
+
+/* Puts at least the k likeliest tokens (fewer when more are banned) into keys, likeliest first. */
+static uint32_t select_likeliest(struct sampler *sampler, const struct row *row, uint32_t k)
+{
+    if (k > scan_blocks(sampler->vocab_count))
+        return take_above(sampler, row, find_threshold(sampler, row, k, 0));
+    return take_above(sampler, row,
+                      scan_threshold(row->maxima, sampler->vocab_count, k, sampler->keys, sampler->scratch));
 }
 
 /* Weights of the sorted candidates. Returns how many come before their mass reaches `mass`, that one
@@ -247,14 +278,15 @@ static uint32_t weigh(struct sampler *sampler, const struct row *row, uint32_t c
 /* Puts the likeliest tokens whose weights reach mass into keys. Returns how many it takes. */
 static uint32_t select_nucleus(struct sampler *sampler, const struct row *row, double mass)
 {
-    const uint32_t blocks = scan_blocks(sampler->vocab_count);
-    for (uint32_t k = NUCLEUS_FIRST;; k *= 4) {
-        bool last = k > blocks; // then every token is a candidate
-        uint32_t count = select_likeliest(sampler, row, k);
-        uint32_t enough = weigh(sampler, row, count, mass);
-        if (enough != UINT32_MAX) return enough;
-        if (last) return count;
-    }
+    uint32_t count = select_likeliest(sampler, row, NUCLEUS_FIRST);
+    uint32_t enough = weigh(sampler, row, count, mass);
+    if (enough != UINT32_MAX) return enough;
+    count = take_above(sampler, row, find_threshold(sampler, row, NUCLEUS_FIRST, mass));
+    enough = weigh(sampler, row, count, mass);
+    if (enough != UINT32_MAX) return enough;
+    count = take_above(sampler, row, -INFINITY); // rounding of sums in another order: mass is nearly all
+    enough = weigh(sampler, row, count, mass);
+    return enough < count ? enough : count;
 }
 
 static bool limits_k(const struct sampler *sampler, const struct plan_seq *seq)

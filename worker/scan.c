@@ -8,14 +8,14 @@
 
 #include "common/base/check.h"
 
+#define LOG2_E 1.44269504f
+
 enum { LANES = 8 };
 
 /* Eight floats (GCC vector extension); a machine with shorter registers uses several. They are passed by
  * pointer because the ABI of passing them by value depends on the machine. */
 typedef float vec8 __attribute__((vector_size(32), aligned(4), may_alias));
 typedef int32_t mask8 __attribute__((vector_size(32), may_alias));
-
-#define EXP_MIN (-87.0f) // exp of it is still a normal float
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -24,64 +24,63 @@ INLINE const vec8 *as_vec8(const float *floats)
     return (const vec8 *)floats;
 }
 
-/* *x = mask ? a : b */
-INLINE void choose(const mask8 *mask, const vec8 *a, const vec8 *b, vec8 *x)
+/* *x = 2^x for x <= 0, and 0 below -126. n = round(x), 2^x = 2^n * exp(r ln 2) with r = x - n exact and
+ * |r| <= 1/2, as a Taylor polynomial of degree 6, whose remainder is 1.2e-7. */
+INLINE void exp2_vec8(vec8 *x)
 {
-    *x = (vec8)((*mask & (mask8)*a) | (~*mask & (mask8)*b));
+    /* Added to a small number, 1.5 * 2^23 leaves the nearest whole one in the low bits of the sum; with
+     * 127 on top of it these bits, moved up, are 2^n. */
+    const float round_magic = 12582912.0f + 127.0f;
+    const vec8 v = *x, zero = {0};
+    const vec8 shifted = v + round_magic, r = v - (shifted - round_magic);
+    vec8 p = r * 1.5403530e-4f + 1.3333558e-3f; // ln(2)^k / k!
+    p = p * r + 9.6181291e-3f;
+    p = p * r + 5.5504109e-2f;
+    p = p * r + 2.4022651e-1f;
+    p = p * r + 6.9314718e-1f;
+    p = p * r + 1.0f;
+    p *= (vec8)((mask8)shifted << 23);
+    const mask8 tiny = v < zero - 126.0f; // false for NaN, which stays
+    *x = (vec8)((mask8)p & ~tiny);
 }
 
-/* exp(x) = 2^n * exp(r), n = round(x / ln 2), r = x - n ln 2 (Cody, Waite 1980), |r| <= 0.347. exp(r) is the
- * Taylor polynomial of degree 7: its remainder is 5e-9. ln 2 is split so that n * LN2_HIGH is exact. */
-INLINE void exp_vec8(vec8 *x)
+/* *best = the greater of the two, lane by lane; NaN in v is passed over. */
+INLINE void keep_greater(vec8 *best, const vec8 *v)
 {
-    const float log2_e = 1.44269504f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
-    const float round_magic = 12582912.0f; // 1.5 * 2^23: adding it leaves the nearest whole number below
-    const vec8 zero = {0};
-    const mask8 one_exponent = {127, 127, 127, 127, 127, 127, 127, 127};
-    const mask8 tiny = *x < zero + EXP_MIN;
-    vec8 v;
-    choose(&tiny, &zero, x, &v);
-    const vec8 shifted = v * log2_e + round_magic, n = shifted - round_magic;
-    const vec8 r = (v - n * ln2_high) - n * ln2_low;
-    vec8 p = r * (1.0f / 5040) + 1.0f / 720;
-    p = p * r + 1.0f / 120;
-    p = p * r + 1.0f / 24;
-    p = p * r + 1.0f / 6;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
-    const mask8 whole = (mask8)shifted - (mask8)(zero + round_magic);
-    v = p * (vec8)((whole + one_exponent) << 23);
-    choose(&tiny, &zero, &v, x);
+    const mask8 above = *v > *best;
+    *best = (vec8)((above & (mask8)*v) | (~above & (mask8)*best));
 }
 
 INLINE float block_max(const float *block)
 {
-    vec8 best[2] = {*as_vec8(block), *as_vec8(block + LANES)};
-    for (int i = 2; i < SCAN_BLOCK / LANES; i++) {
-        const vec8 v = *as_vec8(block + i * LANES);
-        const mask8 above = v > best[i % 2];
-        choose(&above, &v, &best[i % 2], &best[i % 2]);
+    const vec8 lowest = {-INFINITY, -INFINITY, -INFINITY, -INFINITY,
+                         -INFINITY, -INFINITY, -INFINITY, -INFINITY};
+    vec8 a = lowest, b = lowest;
+    for (int i = 0; i < SCAN_BLOCK; i += 4 * LANES) {
+        keep_greater(&a, as_vec8(block + i));
+        keep_greater(&b, as_vec8(block + i + LANES));
+        keep_greater(&a, as_vec8(block + i + 2 * LANES));
+        keep_greater(&b, as_vec8(block + i + 3 * LANES));
     }
+    keep_greater(&a, &b);
     float max = -INFINITY;
-    for (int lane = 0; lane < 2 * LANES; lane++) {
-        float v = best[lane / LANES][lane % LANES];
-        max = v > max ? v : max;
-    }
+    for (int lane = 0; lane < LANES; lane++) max = a[lane] > max ? a[lane] : max;
     return max;
 }
 
-/* Four chains, so that the polynomial's latency is covered; lanes are added in double at the end. */
+/* Two chains, so that the polynomials overlap; lanes are added in double at the end. */
 INLINE double block_sum(const float *block, float max, float scale)
 {
-    vec8 sums[2] = {{0}};
-    for (int i = 0; i < SCAN_BLOCK / LANES; i++) {
-        vec8 v = (*as_vec8(block + i * LANES) - max) * scale;
-        exp_vec8(&v);
-        sums[i % 2] += v;
+    vec8 sum_a = {0}, sum_b = {0};
+    for (int i = 0; i < SCAN_BLOCK; i += 2 * LANES) {
+        vec8 a = (*as_vec8(block + i) - max) * scale, b = (*as_vec8(block + i + LANES) - max) * scale;
+        exp2_vec8(&a);
+        exp2_vec8(&b);
+        sum_a += a;
+        sum_b += b;
     }
     double sum = 0;
-    for (int lane = 0; lane < LANES; lane++) sum += (double)sums[0][lane] + (double)sums[1][lane];
+    for (int lane = 0; lane < LANES; lane++) sum += (double)sum_a[lane] + (double)sum_b[lane];
     return sum;
 }
 
@@ -112,6 +111,37 @@ INLINE void sums_body(const float *row, uint32_t count, float max, float scale, 
     sums[whole] = block_sum(padded, max, scale);
 }
 
+/* Elements >= threshold: how many, and the sum of their weights. Blocks without any are passed over. */
+INLINE void above_body(const float *row, uint32_t count, const float *maxima, float threshold, float max,
+                       float scale, struct scan_above *ret_above)
+{
+    const vec8 limit = threshold - (vec8){0};
+    struct scan_above above = {0};
+    for (uint32_t b = 0; b < scan_blocks(count); b++) {
+        if (!(maxima[b] >= threshold)) continue;
+        float padded[SCAN_BLOCK];
+        const float *block = row + (size_t)b * SCAN_BLOCK;
+        if (count - b * SCAN_BLOCK < SCAN_BLOCK) {
+            pad_block(row, count, padded);
+            block = padded;
+        }
+        vec8 sums = {0};
+        mask8 counts = {0};
+        for (int i = 0; i < SCAN_BLOCK; i += LANES) {
+            const mask8 in = *as_vec8(block + i) >= limit;
+            vec8 v = (*as_vec8(block + i) - max) * scale;
+            exp2_vec8(&v);
+            sums += (vec8)((mask8)v & in);
+            counts -= in;
+        }
+        for (int lane = 0; lane < LANES; lane++) {
+            above.mass += (double)sums[lane];
+            above.count += (uint32_t)counts[lane];
+        }
+    }
+    *ret_above = above;
+}
+
 static void maxima_any(const float *row, uint32_t count, float *maxima)
 {
     maxima_body(row, count, maxima);
@@ -120,6 +150,12 @@ static void maxima_any(const float *row, uint32_t count, float *maxima)
 static void sums_any(const float *row, uint32_t count, float max, float scale, double *sums)
 {
     sums_body(row, count, max, scale, sums);
+}
+
+static void above_any(const float *row, uint32_t count, const float *maxima, float threshold, float max,
+                      float scale, struct scan_above *ret_above)
+{
+    above_body(row, count, maxima, threshold, max, scale, ret_above);
 }
 
 #if defined(__x86_64__)
@@ -135,6 +171,13 @@ __attribute__((target("avx2"))) static void sums_avx2(const float *row, uint32_t
     sums_body(row, count, max, scale, sums);
 }
 
+__attribute__((target("avx2"))) static void above_avx2(const float *row, uint32_t count, const float *maxima,
+                                                       float threshold, float max, float scale,
+                                                       struct scan_above *ret_above)
+{
+    above_body(row, count, maxima, threshold, max, scale, ret_above);
+}
+
 static bool has_avx2(void)
 {
     return __builtin_cpu_supports("avx2");
@@ -142,6 +185,7 @@ static bool has_avx2(void)
 #else
 #define maxima_avx2 maxima_any
 #define sums_avx2 sums_any
+#define above_avx2 above_any
 
 static bool has_avx2(void)
 {
@@ -160,17 +204,26 @@ float scan_maxima(const float *row, uint32_t count, float *maxima)
 
 double scan_sums(const float *row, uint32_t count, float max, float scale, double *sums)
 {
-    if (has_avx2()) sums_avx2(row, count, max, scale, sums);
-    else sums_any(row, count, max, scale, sums);
+    if (has_avx2()) sums_avx2(row, count, max, scale * LOG2_E, sums);
+    else sums_any(row, count, max, scale * LOG2_E, sums);
     double total = 0;
     for (uint32_t b = 0; b < scan_blocks(count); b++) total += sums[b];
     return total;
 }
 
-float scan_exp(float x)
+struct scan_above scan_above(const float *row, uint32_t count, const float *maxima, float threshold,
+                             float max, float scale)
 {
-    vec8 v = {x};
-    exp_vec8(&v);
+    struct scan_above above;
+    if (has_avx2()) above_avx2(row, count, maxima, threshold, max, scale * LOG2_E, &above);
+    else above_any(row, count, maxima, threshold, max, scale * LOG2_E, &above);
+    return above;
+}
+
+float scan_weight(float logit, float max, float scale)
+{
+    vec8 v = {(logit - max) * (scale * LOG2_E)};
+    exp2_vec8(&v);
     return v[0];
 }
 

@@ -19,12 +19,21 @@ static inline uint32_t scan_blocks(uint32_t count)
 /* maxima: (scan_blocks(count)) largest of each block. Returns the largest of all, -INFINITY when none. */
 float scan_maxima(const float *row, uint32_t count, float *maxima);
 
-/* sums: (scan_blocks(count)) sum of exp((row[i] - max) * scale) of each block; terms below exp(-87) are 0.
- * Returns the sum of the sums, block by block in double. */
+/* The weight of a logit, exp((logit - max) * scale) for logit <= max, scale > 0: relative error below
+ * 3e-7 + 1e-7 * |(logit - max) * scale|; exactly 1 at max, 0 below 2^-126. */
+float scan_weight(float logit, float max, float scale);
+
+/* sums: (scan_blocks(count)) the weights of each block added up. Returns the sum of the sums, block by block
+ * in double. */
 double scan_sums(const float *row, uint32_t count, float max, float scale, double *sums);
 
-/* exp(x) for x <= 0 with the arithmetic of scan_sums; relative error below 3e-7. */
-float scan_exp(float x);
+/* How many elements are >= threshold, and the sum of their weights. */
+struct scan_above {
+    double mass;
+    uint32_t count;
+};
+struct scan_above scan_above(const float *row, uint32_t count, const float *maxima, float threshold,
+                             float max, float scale);
 
 /* Index of the first element equal to value, which is one of the maxima. */
 uint32_t scan_find(const float *row, uint32_t count, const float *maxima, float value);

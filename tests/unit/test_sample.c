@@ -481,23 +481,24 @@ static void test_sample_refuses_what_is_not_finite(void **state)
 
 /* ---- scan ---- */
 
-static void test_scan_exp_is_accurate(void **state)
+static void test_scan_weight_is_accurate(void **state)
 {
     (void)state;
     double worst = 0;
     for (double x = 0; x > -86.9; x -= 0.00137) {
         float rounded = (float)x;
-        worst = fmax(worst, fabs(scan_exp(rounded) / exp(rounded) - 1));
+        double error = fabs(scan_weight(rounded, 0, 1) / exp(rounded) - 1);
+        worst = fmax(worst, error / (3e-7 - 1e-7 * x));
     }
-    printf("exp: relative error %.3g\n", worst);
-    assert_true(worst < 3e-7);
-    assert_true(scan_exp(0) == 1);
-    assert_true(scan_exp(-INFINITY) == 0);
-    assert_true(scan_exp(-1000) == 0);
-    assert_true(isnan(scan_exp(NAN)));
+    printf("weight: %.3f of the error allowed\n", worst);
+    assert_true(worst < 1);
+    assert_true(scan_weight(5, 5, 0.3f) == 1);
+    assert_true(scan_weight(-INFINITY, 5, 1) == 0);
+    assert_true(scan_weight(-1000, 5, 1) == 0);
+    assert_true(isnan(scan_weight(NAN, 5, 1)));
 }
 
-/* The copy for this machine must do what the plain one does: sums rebuilt from scan_exp in the same order. */
+/* The copy for this machine must do what the plain one does: sums rebuilt from scan_weight in the same order. */
 static void test_scan_sums_are_the_same_on_every_machine(void **state)
 {
     (void)state;
@@ -514,7 +515,7 @@ static void test_scan_sums_are_the_same_on_every_machine(void **state)
             uint32_t at = block * SCAN_BLOCK + i;
             float value = at < count ? logits[at] : -INFINITY;
             block_max = fmaxf(block_max, value);
-            lanes[i / 8 % 2][i % 8] += scan_exp((value - max) * 0.7f);
+            lanes[i / 8 % 2][i % 8] += scan_weight(value, max, 0.7f);
         }
         double sum = 0;
         for (int lane = 0; lane < 8; lane++) sum += (double)lanes[0][lane] + (double)lanes[1][lane];
@@ -523,6 +524,18 @@ static void test_scan_sums_are_the_same_on_every_machine(void **state)
         expected_total += sum;
     }
     assert_true(total == expected_total);
+
+    const float threshold = max - 5;
+    struct scan_above above = scan_above(logits, count, maxima, threshold, max, 0.7f);
+    uint32_t expected_count = 0;
+    double expected_mass = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        if (logits[i] < threshold) continue;
+        expected_count++;
+        expected_mass += (double)scan_weight(logits[i], max, 0.7f);
+    }
+    assert_int_equal(above.count, expected_count);
+    assert_true(fabs(above.mass / expected_mass - 1) < 1e-6); // another order of sums
 }
 
 int main(void)
@@ -540,7 +553,7 @@ int main(void)
         cmocka_unit_test(test_sample_penalties_are_those_of_the_naive_sampler),
         cmocka_unit_test(test_sample_logprobs_are_raw),
         cmocka_unit_test(test_sample_refuses_what_is_not_finite),
-        cmocka_unit_test(test_scan_exp_is_accurate),
+        cmocka_unit_test(test_scan_weight_is_accurate),
         cmocka_unit_test(test_scan_sums_are_the_same_on_every_machine),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
