@@ -12,7 +12,8 @@
 
 static int put_delta(void *user, const struct kvasir_delta *delta)
 {
-    (void)user;
+    bool *is_begun = user;
+    *is_begun = *is_begun || delta->text_bytes > 0;
     int r = term_put(stdout, delta->text, delta->text_bytes);
     return r < 0 || fflush(stdout) != 0; // a closed pipe ends the call
 }
@@ -22,9 +23,10 @@ static int complete(const struct target *target, struct kvasir_client *client,
 {
     struct kvasir_error error;
     struct kvasir_answer *answer = NULL;
+    bool is_begun = false;
     int r = is_json ? kvasir_complete(client, request, &answer, &error)
-                    : kvasir_complete_stream(client, request, put_delta, NULL, &answer, &error);
-    if (!is_json) printf("\n");
+                    : kvasir_complete_stream(client, request, put_delta, &is_begun, &answer, &error);
+    if (is_begun) printf("\n");
     if (r == KVASIR_ERR_CANCELLED) {
         fprintf(stderr, "kvasir complete: stopped\n");
         return EXIT_FAILED;

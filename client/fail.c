@@ -34,6 +34,7 @@ void text_clean(char *out, size_t cap, const char *bytes, size_t len)
         }
         i += width;
     }
+    while (at > 0 && out[at - 1] == ' ') at--; // the newlines that servers end their messages with
     out[at] = '\0';
 }
 

@@ -11,7 +11,7 @@
 struct cJSON;
 
 /* Copies at most cap - 1 bytes of [bytes, bytes + len) and a NUL: control characters (C0, DEL, C1)
- * become spaces, malformed UTF-8 becomes '?', and a sequence that does not fit is left out. */
+ * become spaces, malformed UTF-8 becomes '?', a sequence that does not fit and spaces at the end are left out. */
 void text_clean(char *out, size_t cap, const char *bytes, size_t len);
 
 /* Empties *error (NULL is fine). Every public call starts with it. */
