@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* pages - see pages.h. The daemon is trusted to mean well, not to be without mistakes: a page table that
+ * named a sealed page for writing would change tokens of other requests, so it is refused here. */
+#include "worker/pages.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "common/base/check.h"
+#include "common/shm/pool.h"
+#include "common/shm/segment.h"
+
+struct pages {
+    struct segment meta, payload;  // owned
+    struct pool_header header;     // verified copy
+    const struct page_desc *descs; // in meta, (page_count); the daemon writes it
+    /* (page_count); how the plan in hand uses a page: mark_base + MARK_READ, + MARK_WRITTEN, or older. */
+    uint32_t *marks;
+    uint32_t mark_base; // grows by MARKS_A_PLAN
+};
+
+enum { MARK_READ = 0, MARK_WRITTEN = 1, MARKS_A_PLAN = 2 };
+
+int pages_open(const char *instance, uint32_t rank, struct pages **ret_pages, struct err *err)
+{
+    char part[32];
+    (void)snprintf(part, sizeof part, "kv.%" PRIu32, rank); // fits
+    struct pages *pages = calloc(1, sizeof *pages);
+    if (!pages) return ERR(err, -ENOMEM, "no memory for a view of the pool");
+    int r = segment_open_read(instance, "meta", &pages->meta, err);
+    if (r == 0) r = pool_header_copy(pages->meta.base, pages->meta.bytes, &pages->header, err);
+    if (r == 0) r = segment_open_write(instance, part, &pages->payload, err);
+    if (r < 0) goto fail;
+    const struct pool_geometry *geometry = &pages->header.geometry;
+    uint64_t wanted = geometry->page_bytes * geometry->page_count; // verified: below 2^63
+    if (rank >= geometry->rank_count || geometry->page_bytes == 0 || pages->payload.bytes != wanted) {
+        r = ERR(err, ERR_FORMAT, "%s: %zu bytes, rank %" PRIu32 " of %" PRIu32 " needs %" PRIu64,
+                pages->payload.name, pages->payload.bytes, rank, geometry->rank_count, wanted);
+        goto fail;
+    }
+    pages->descs = (const struct page_desc *)((const uint8_t *)pages->meta.base + pages->header.desc_offset);
+    pages->marks = calloc(geometry->page_count, sizeof *pages->marks);
+    pages->mark_base = MARKS_A_PLAN; // 0 in marks: never used
+    if (!pages->marks) {
+        r = ERR(err, -ENOMEM, "no memory for %" PRIu32 " page marks", geometry->page_count);
+        goto fail;
+    }
+    // Fewer TLB misses where the system grants huge pages to shared memory; a wish, so no result.
+    (void)madvise(pages->payload.base, pages->payload.bytes, MADV_HUGEPAGE);
+    *ret_pages = pages;
+    return 0;
+fail:
+    pages_close(pages);
+    return r;
+}
+
+void pages_close(struct pages *pages)
+{
+    if (!pages) return;
+    free(pages->marks);
+    segment_close(&pages->payload);
+    segment_close(&pages->meta);
+    free(pages);
+}
+
+const struct pool_header *pages_header(const struct pages *pages)
+{
+    return &pages->header;
+}
+
+void *pages_payload(const struct pages *pages)
+{
+    return pages->payload.base;
+}
+
+/* One entry of a page table, by what the step does with it. */
+static int page_check(struct pages *pages, const struct plan_page *page, bool is_written, struct err *err)
+{
+    CHECK(page->page_idx < pages->header.geometry.page_count); // plan_verify
+    const struct page_desc *desc = &pages->descs[page->page_idx];
+    // Acquire: partner is the release store in pool.c's set_state(). The plan itself came behind the grant.
+    uint32_t state = __atomic_load_n(&desc->state, __ATOMIC_ACQUIRE);
+    uint32_t generation = __atomic_load_n(&desc->generation, __ATOMIC_RELAXED); // ordered by state's
+    bool usable = state == PAGE_FILLING || (state == PAGE_SEALED && !is_written);
+    if (!usable || generation != page->generation)
+        return ERR(err, ERR_PEER,
+                   "page %" PRIu32 " generation %" PRIu32 ": is in state %" PRIu32 " generation %" PRIu32
+                   ", to be %s",
+                   page->page_idx, page->generation, state, generation, is_written ? "written" : "read");
+    uint32_t *mark = &pages->marks[page->page_idx];
+    bool is_read = *mark == pages->mark_base + MARK_READ, is_taken = *mark == pages->mark_base + MARK_WRITTEN;
+    if (is_taken || (is_written && is_read))
+        return ERR(err, ERR_PEER, "page %" PRIu32 " is written and used twice in a step", page->page_idx);
+    *mark = pages->mark_base + (is_written ? MARK_WRITTEN : MARK_READ);
+    return 0;
+}
+
+int pages_check(struct pages *pages, const struct plan_view *plan, struct err *err)
+{
+    const struct pool_geometry *geometry = &pages->header.geometry;
+    if (pages->mark_base > UINT32_MAX - 2 * MARKS_A_PLAN) { // once in two thousand million steps
+        memset(pages->marks, 0, geometry->page_count * sizeof *pages->marks);
+        pages->mark_base = 0;
+    }
+    pages->mark_base += MARKS_A_PLAN;
+    for (uint32_t s = 0; s < plan->header->seq_count; s++) {
+        const struct plan_seq *seq = &plan->seqs[s];
+        uint32_t written_first = seq->pos_first / geometry->page_tokens;
+        for (uint32_t i = 0; i < seq->page_count; i++) {
+            int r = page_check(pages, &plan->pages[seq->page_first + i], i >= written_first, err);
+            if (r < 0) return r;
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* pages - a rank's view of the page pool: meta read-only, its own payload read-write, and the check of a plan
+ * against the descriptors. */
+#ifndef KVASIR_WORKER_PAGES_H
+#define KVASIR_WORKER_PAGES_H
+
+#include <stdint.h>
+
+#include "common/base/err.h"
+#include "common/ipc/plan.h"
+#include "common/shm/layout.h"
+
+struct pages; // owns the mappings
+
+/* Opens meta and kv.<rank> and verifies header and sizes. */
+int pages_open(const char *instance, uint32_t rank, struct pages **ret_pages, struct err *err);
+void pages_close(struct pages *pages); // NULL is fine
+
+const struct pool_header *pages_header(const struct pages *pages); // verified private copy
+void *pages_payload(const struct pages *pages);                    // (page_count, page_bytes), writable
+
+/* Checks a verified plan against the descriptors (rule 2): every page's generation is the plan's; a page that
+ * the step writes is FILLING and stands in the plan once; one that it only reads is FILLING or SEALED.
+ * ERR_PEER names the first that is not. */
+int pages_check(struct pages *pages, const struct plan_view *plan, struct err *err);
+
+#endif
