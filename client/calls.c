@@ -68,6 +68,7 @@ static int index_models(struct kvasir_models *models, struct kvasir_error *error
 {
     const cJSON *data = cJSON_GetObjectItemCaseSensitive(models->tree, "data");
     if (!cJSON_IsArray(data)) return fail(error, KVASIR_ERR_PROTOCOL, "/v1/models: no list \"data\"");
+    // A list of pointers. NOLINTNEXTLINE(bugprone-sizeof-expression)
     models->models = calloc((size_t)cJSON_GetArraySize(data) + 1, sizeof(*models->models));
     if (models->models == NULL) return no_memory(error);
     const cJSON *item;

@@ -39,7 +39,7 @@ static double metric(const char *text, const char *name, const char *other_name)
 static double metric_label(const char *text, const char *name, const char *label)
 {
     char value[32];
-    return metrics_text_label(text, name, label, value, sizeof(value)) > 0 ? atof(value) : NAN;
+    return metrics_text_label(text, name, label, value, sizeof(value)) > 0 ? strtod(value, NULL) : NAN;
 }
 
 static void read_metrics(struct status *status, const char *text)

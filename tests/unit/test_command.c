@@ -323,12 +323,10 @@ static void test_bench_prompts_of_words_have_that_many(void **state)
 
 #define CHUNK(text) \
     "data: {\"choices\":[{\"index\":0,\"text\":\"" text "\",\"delta\":{\"content\":\"" text "\"}}]}\n\n"
-#define CHUNKS \
-    CHUNK("one") \
-    CHUNK( \
-        " two") "data: " \
-                "{\"choices\":[],\"usage\":{\"prompt_tokens\":4,\"completion_tokens\":2,\"total_tokens\":6," \
-                "\"prompt_tokens_details\":{\"cached_tokens\":1}}}\n\ndata: [DONE]\n\n"
+#define USAGE_CHUNK \
+    "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":4,\"completion_tokens\":2,\"total_tokens\":6," \
+    "\"prompt_tokens_details\":{\"cached_tokens\":1}}}\n\n"
+#define CHUNKS CHUNK("one") CHUNK(" two") USAGE_CHUNK "data: [DONE]\n\n"
 
 static const struct fake_route ROUTES[] = {
     {"/health", FAKE_JSON "{}"},
