@@ -10,8 +10,8 @@
 
 #include "client/cmd.h"
 
-#ifndef KVASIR_SBINDIR
-#define KVASIR_SBINDIR "/usr/local/sbin"
+#ifndef SBINDIR
+#define SBINDIR "/usr/local/sbin"
 #endif
 
 /* Replaces this process when path is a program; returns when it is none. */
@@ -33,7 +33,7 @@ static void exec_daemon(char **argv)
         (void)snprintf(path, sizeof(path), "%s/../sbin/kvasird", self); // fits
         try_exec(path, argv);
     }
-    try_exec(KVASIR_SBINDIR "/kvasird", argv);
+    try_exec(SBINDIR "/kvasird", argv);
     execvp("kvasird", argv);
 }
 
@@ -55,6 +55,6 @@ int cmd_serve(int argc, char **argv)
     exec_daemon(arguments);
     free(arguments);
     fprintf(stderr, "kvasir serve: cannot run kvasird: %s (looked beside kvasir, in %s, and in PATH)\n",
-            strerror(errno), KVASIR_SBINDIR);
+            strerror(errno), SBINDIR);
     return EXIT_FAILED;
 }
