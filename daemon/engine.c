@@ -84,12 +84,13 @@ static void engine_dirty(struct engine *engine)
     if (!uv_is_active((uv_handle_t *)&engine->prepare)) uv_prepare_start(&engine->prepare, before_sleep);
 }
 
-static int completion_take(struct engine *engine, size_t bytes)
+static int completion_take(struct engine *engine, size_t bytes, struct err *err)
 {
     struct done_view done;
-    int r = done_verify(engine->done_bytes, bytes, &engine->limits, &engine->plan, &done, NULL);
+    int r = done_verify(engine->done_bytes, bytes, &engine->limits, &engine->plan, &done, err);
     if (r < 0) return r;
-    if (done.header->status < 0) return done.header->status;
+    if (done.header->status < 0)
+        return ERR(err, done.header->status, "its step failed: %s", err_name(done.header->status));
     engine->done_ns = clock_mono_ns();
     engine->step = (struct engine_step){
         .seq_count = done.header->seq_count,
@@ -99,9 +100,10 @@ static int completion_take(struct engine *engine, size_t bytes)
         .sample_ns = done.header->sample_ns,
     };
     int count = sched_complete(engine->sched, engine->done_ns, &done, engine->events);
-    if (count < 0) return count;
+    if (count < 0) return ERR(err, count, "a page or sequence that was not asked for");
     for (int i = 0; i < count; i++) {
         engine->step.sampled_count += engine->events[i].kind == SCHED_TOKEN;
+        if (!sched_has(engine->sched, engine->events[i].seq_id)) continue; // removed by an earlier event
         engine->conf.callbacks->on_event(engine->conf.owner, &engine->events[i], done.tops);
     }
     return 0;
@@ -111,13 +113,14 @@ static void completions_pop(struct engine *engine)
 {
     size_t bytes;
     for (;;) {
+        struct err err = {0};
         int r = link_done_pop(group_link(engine->group), engine->done_bytes, engine->done_bytes_max, &bytes);
         if (r == -EAGAIN) return;
         if (r == 0 && !sched_in_flight(engine->sched)) r = ERR_PEER; // an answer nobody asked for
-        if (r == 0) r = completion_take(engine, bytes);
+        if (r == 0) r = completion_take(engine, bytes, &err);
         group_step_end(engine->group);
         if (r < 0) {
-            group_kill(engine->group);
+            group_kill(engine->group, err.text[0] ? err.text : err_name(r));
             return;
         }
         engine_dirty(engine);

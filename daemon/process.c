@@ -30,9 +30,9 @@ static void child_died(uv_poll_t *poll, int poll_status, int events)
     (void)events;
     struct process *process = poll->data;
     siginfo_t info = {0};
-    if (waitid((idtype_t)P_PIDFD, (id_t)process->pidfd, &info, WEXITED | WNOHANG) < 0 && errno != ECHILD)
-        return;
-    if (info.si_pid == 0 && errno != ECHILD) return; // a spurious wake
+    int r = waitid((idtype_t)P_PIDFD, (id_t)process->pidfd, &info, WEXITED | WNOHANG);
+    if (r < 0 && errno != ECHILD) return;   // ECHILD: somebody else reaped it; gone all the same
+    if (r == 0 && info.si_pid == 0) return; // a spurious wake
     bool exited = info.si_code == CLD_EXITED;
     process->pid = 0;
     process->closing = true;

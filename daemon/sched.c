@@ -144,7 +144,7 @@ static int seq_fill(struct seq *seq, const struct sched_request *request)
     uint32_t tokens_max = request->prompt_count + request->output_max;
     *seq = (struct seq){
         .state = seq->state,
-        .generation = seq->generation + 1,
+        .generation = seq->generation == UINT32_MAX ? 1 : seq->generation + 1, // an id is never 0
         .next = seq->next,
         .owner = request->owner,
         .params = request->params,
@@ -228,6 +228,12 @@ void sched_pause(struct sched *sched, uint64_t seq_id, bool paused)
 bool sched_in_flight(const struct sched *sched)
 {
     return sched->in_flight;
+}
+
+bool sched_has(const struct sched *sched, uint64_t seq_id)
+{
+    const struct seq *seq = sched_seq_find(sched, seq_id);
+    return seq && !seq->removed;
 }
 
 void sched_seq_info(const struct sched *sched, uint64_t seq_id, struct sched_seq_info *ret_info)

@@ -116,6 +116,8 @@ int sched_complete(struct sched *sched, uint64_t now_ns, const struct done_view 
 /* The step in flight will not be answered: its rows will be planned again. */
 void sched_lost(struct sched *sched, uint64_t now_ns);
 
+/* Whether the sequence is there still: an owner told of one event may remove the sequence of a later one. */
+bool sched_has(const struct sched *sched, uint64_t seq_id);
 void sched_seq_info(const struct sched *sched, uint64_t seq_id, struct sched_seq_info *ret_info);
 void sched_stats(const struct sched *sched, struct sched_stats *ret_stats);
 

@@ -26,6 +26,13 @@ static uint32_t rows_wanted(const struct seq *seq)
     return seq->token_count - seq->computed;
 }
 
+/* Prompt positions are still to be scored. Until they all were there is no output, so that no row scored is past
+ * the prompt. */
+static bool is_scoring(const struct seq *seq)
+{
+    return seq->score_prompt && seq->scored < seq->prompt_count;
+}
+
 /* The youngest running sequence that is not in the plan, other than slot. Older ones than slot are
  * spared, so that the oldest always gets on. */
 static uint32_t victim_for(const struct step *step, uint32_t slot)
@@ -108,12 +115,19 @@ static void plan_push_pages(const struct step *step, const struct seq *seq, stru
     }
 }
 
+/* Biases that hold for the token sampled now: the last min_bias_count come off once min_output is reached. */
+static uint32_t biases_held(const struct seq *seq)
+{
+    bool is_short = seq->token_count - seq->prompt_count < seq->min_output;
+    return seq->bias_count - (is_short ? 0 : seq->min_bias_count);
+}
+
 static void plan_push(struct step *step, uint32_t slot, uint32_t rows)
 {
     struct seq *seq = &step->sched->seqs[slot];
     struct plan_seq out = seq->params;
     uint32_t end = seq->computed + rows;
-    bool scores = seq->score_prompt && end > seq->scored && seq->computed < seq->prompt_count;
+    bool scores = is_scoring(seq) && end > seq->scored;
     out.seq_id = sched_seq_id(step->sched, slot);
     out.flags = (end == seq->token_count ? PLAN_SAMPLE : 0) | (scores ? PLAN_SCORE : 0);
     out.token_count = rows;
@@ -128,9 +142,9 @@ static void plan_push(struct step *step, uint32_t slot, uint32_t rows)
         out.history_prompt = seq->prompt_count;
     }
     out.bias_first = 0;
-    out.bias_count = seq->bias_count;
-    if (seq->bias_count)
-        out.bias_first = (uint32_t)plan_writer_biases(step->writer, seq->biases, seq->bias_count);
+    out.bias_count = biases_held(seq);
+    if (out.bias_count)
+        out.bias_first = (uint32_t)plan_writer_biases(step->writer, seq->biases, out.bias_count);
     int pushed = plan_writer_seq(step->writer, &out);
     CHECK(pushed >= 0);
     seq->rows_in_flight = rows;
@@ -143,8 +157,7 @@ static void plan_push(struct step *step, uint32_t slot, uint32_t rows)
 static void seq_plan(struct step *step, uint32_t slot, uint32_t rows)
 {
     struct seq *seq = &step->sched->seqs[slot];
-    if (seq->score_prompt && seq->computed < seq->prompt_count && rows > step->score_rows_left)
-        rows = step->score_rows_left;
+    if (is_scoring(seq) && rows > step->score_rows_left) rows = step->score_rows_left;
     if (rows > step->rows_left) rows = step->rows_left;
     if (rows == 0) return;
     rows = pages_ensure(step, slot, rows);
@@ -181,7 +194,7 @@ static uint32_t prefix_match(const struct sched *sched, const struct seq *seq, u
     uint32_t parent = PAGE_NONE, count = 0;
     struct hash128 key = seq->root_key;
     *ret_idle = 0;
-    if (seq->score_prompt) return 0;
+    if (is_scoring(seq)) return 0;
     while ((count + 1) * PAGE_TOKENS < seq->token_count) {
         const uint32_t *tokens = seq->tokens + count * PAGE_TOKENS;
         key = prefix_key(key, tokens);
@@ -242,7 +255,7 @@ static void plan_waiting(struct step *step)
     while (slot != SEQ_NONE && step->rows_left > 0 && sched->running.count < sched->conf.seqs_max) {
         struct seq *seq = &sched->seqs[slot];
         uint32_t next = seq->next;
-        if (seq->score_prompt && step->score_rows_left == 0) break;
+        if (is_scoring(seq) && step->score_rows_left == 0) break;
         if (!seq->paused) {
             if (!admit(step, slot)) break; // in order: nobody overtakes one that does not fit yet
             seq_plan(step, slot, rows_wanted(seq));

@@ -23,16 +23,17 @@
 #include "common/base/rng.h"
 #include "daemon/sched.h"
 
-enum { VOCAB = 64, CLIENTS = 96, LEN_MAX = 200, AUDIT_EVERY_LARGE = 1 };
+enum { VOCAB = 64, CLIENTS = 96, LEN_MAX = 200 };
 
 struct client { // what the simulation knows of one request
-    bool live;
-    uint64_t seq_id, salt_prompt;
+    bool live, paused;
+    uint64_t seq_id, seed;
     uint32_t prompt_count, output_max, output_count;
     uint32_t scored;
-    bool scores;
+    bool scores, history;
+    uint32_t bias_count, min_output, min_bias_count;
     uint32_t tokens[LEN_MAX];
-    uint64_t waited_steps;
+    uint64_t token_step; // of the plan that gave the last token
 };
 
 struct sim {
@@ -51,8 +52,10 @@ struct sim {
     struct sched_event *events;
     struct client clients[CLIENTS];
     uint64_t now_ns;
-    uint64_t finished, cancelled, lost, tokens;
+    uint64_t finished, cancelled, lost, refused, tokens;
 };
+
+static const struct plan_bias biases[] = {{1, 1.0F}, {2, 2.0F}, {3, -1.0F}};
 
 /* The token that follows a history: any function will do. */
 static uint32_t token_after(uint64_t history)
@@ -66,24 +69,16 @@ static uint64_t history_step(uint64_t history, uint32_t token)
     return hash64(pair, sizeof pair);
 }
 
-static void sim_init(struct sim *sim, uint64_t seed)
+static void sim_open(struct sim *sim, uint32_t pages, uint32_t ranks, const struct sched_conf *conf)
 {
-    memset(sim, 0, sizeof *sim);
-    sim->rng.state = seed;
-    uint32_t pages = 14 + (uint32_t)rng_below(&sim->rng, 120);
     struct pool_geometry geometry = {.page_count = pages,
                                      .page_tokens = PAGE_TOKENS,
-                                     .rank_count = 1 + (uint32_t)rng_below(&sim->rng, 2),
+                                     .rank_count = ranks,
                                      .layer_count = 1,
                                      .head_count_kv = 1,
                                      .head_dims = 2,
                                      .page_bytes = pool_page_bytes(KV_F16, 1, 1, 2)};
-    uint32_t seqs = 1 + (uint32_t)rng_below(&sim->rng, 24);
-    sim->conf = (struct sched_conf){.seqs_max = seqs,
-                                    .tokens_max = seqs + (uint32_t)rng_below(&sim->rng, 100),
-                                    .queue_max = 1 + (uint32_t)rng_below(&sim->rng, 40),
-                                    .model_len_max = LEN_MAX,
-                                    .epoch = 7};
+    sim->conf = *conf;
     size_t bytes = (pool_meta_bytes(&geometry) + 4095) & ~(size_t)4095;
     sim->meta = aligned_alloc(4096, bytes);
     memset(sim->meta, 0, bytes);
@@ -100,7 +95,21 @@ static void sim_init(struct sim *sim, uint64_t seed)
     sim->plan_bytes = malloc(sim->plan_size);
     sim->done_bytes = malloc(sim->done_size);
     sim->payload = calloc((size_t)pages * PAGE_TOKENS, sizeof *sim->payload);
-    sim->events = calloc(2 * seqs, sizeof *sim->events);
+    sim->events = calloc(2 * conf->seqs_max, sizeof *sim->events);
+}
+
+static void sim_init(struct sim *sim, uint64_t seed)
+{
+    memset(sim, 0, sizeof *sim);
+    sim->rng.state = seed;
+    uint32_t pages = 14 + (uint32_t)rng_below(&sim->rng, 120), ranks = 1 + (uint32_t)rng_below(&sim->rng, 2);
+    uint32_t seqs = 1 + (uint32_t)rng_below(&sim->rng, 24);
+    struct sched_conf conf = {.seqs_max = seqs,
+                              .tokens_max = seqs + (uint32_t)rng_below(&sim->rng, 100),
+                              .queue_max = 1 + (uint32_t)rng_below(&sim->rng, 40),
+                              .model_len_max = LEN_MAX,
+                              .epoch = 7};
+    sim_open(sim, pages, ranks, &conf);
 }
 
 static void sim_done(struct sim *sim)
@@ -115,6 +124,58 @@ static void sim_done(struct sim *sim)
     free(sim->done_bytes);
     free(sim->payload);
     free(sim->events);
+}
+
+/* ---- what a plan may hold ---- */
+
+static const struct client *planned_client(const struct sim *sim, uint64_t seq_id)
+{
+    for (int i = 0; i < CLIENTS; i++)
+        if (sim->clients[i].live && sim->clients[i].seq_id == seq_id) return &sim->clients[i];
+    fail_msg("a sequence that nobody waits for is planned");
+    return NULL;
+}
+
+static void plan_seq_check(const struct sim *sim, const struct plan_view *plan, const struct plan_seq *seq)
+{
+    const struct client *client = planned_client(sim, seq->seq_id);
+    uint32_t known = client->prompt_count + client->output_count, end = seq->pos_first + seq->token_count;
+    assert_false(client->paused);
+    assert_true(end <= known);
+    assert_memory_equal(plan->tokens + seq->token_first, client->tokens + seq->pos_first,
+                        seq->token_count * sizeof(uint32_t));
+    assert_int_equal(!!(seq->flags & PLAN_SAMPLE), end == known);
+    assert_int_equal(seq->seed, client->seed);
+    assert_int_equal(seq->history_count, client->history ? known : 0);
+    if (client->history) {
+        assert_int_equal(seq->history_prompt, client->prompt_count);
+        assert_memory_equal(plan->history + seq->history_first, client->tokens, known * sizeof(uint32_t));
+    }
+    bool is_short = client->output_count < client->min_output;
+    assert_int_equal(seq->bias_count, client->bias_count - (is_short ? 0 : client->min_bias_count));
+    if (seq->bias_count)
+        assert_memory_equal(plan->biases + seq->bias_first, biases, seq->bias_count * sizeof *biases);
+    assert_int_equal(!!(seq->flags & PLAN_SCORE),
+                     client->scores && client->scored < client->prompt_count && end > client->scored);
+    if (seq->flags & PLAN_SCORE)
+        assert_int_equal(seq->score_target,
+                         end < client->prompt_count ? client->tokens[end] : PLAN_TOKEN_NONE);
+}
+
+static void plan_check(const struct sim *sim, const struct plan_view *plan)
+{
+    uint32_t rows = 0, score_rows = 0;
+    for (uint32_t i = 0; i < plan->header->seq_count; i++) {
+        const struct plan_seq *seq = &plan->seqs[i];
+        plan_seq_check(sim, plan, seq);
+        rows += seq->token_count;
+        if (seq->flags & PLAN_SCORE) score_rows += seq->token_count;
+        for (uint32_t k = 0; k < i; k++) assert_true(plan->seqs[k].seq_id != seq->seq_id);
+    }
+    assert_int_equal(rows, plan->header->token_count);
+    assert_true(rows <= sim->conf.tokens_max);
+    assert_true(plan->header->seq_count <= sim->conf.seqs_max);
+    assert_true(score_rows <= PLAN_SCORE_ROWS_MAX);
 }
 
 /* ---- the simulated worker ---- */
@@ -178,6 +239,7 @@ static void worker_seq(struct sim *sim, const struct plan_view *plan, const stru
 
 static void worker_step(struct sim *sim, const struct plan_view *plan)
 {
+    plan_check(sim, plan);
     done_writer_begin(sim->answer, plan->header->step, plan->header->epoch);
     for (uint32_t i = 0; i < plan->header->seq_count; i++) worker_seq(sim, plan, &plan->seqs[i]);
 }
@@ -200,45 +262,74 @@ static void client_submit(struct sim *sim, struct client *client)
     for (uint32_t i = 0; i < client->prompt_count; i++)
         client->tokens[i] = i < shared ? token_after(family * 1000 + i)
                                        : (uint32_t)rng_below(&sim->rng, VOCAB);
-    struct sched_request request = {.prompt = client->tokens,
-                                    .prompt_count = client->prompt_count,
-                                    .output_max = client->output_max,
-                                    .params = {.temperature = 1, .top_p = 1, .repetition_penalty = 1},
-                                    .score_prompt = client->scores,
-                                    .use_history = rng_below(&sim->rng, 10) == 0,
-                                    .owner = client};
-    struct plan_bias bias[3] = {{1, 1.0F}, {2, 2.0F}, {3, -1.0F}};
+    client->seed = rng_next(&sim->rng);
+    client->history = rng_below(&sim->rng, 10) == 0;
     if (rng_below(&sim->rng, 10) == 0) {
-        request.biases = bias;
-        request.bias_count = 3;
+        client->bias_count = 1 + (uint32_t)rng_below(&sim->rng, COUNT_OF(biases));
+        client->min_bias_count = (uint32_t)rng_below(&sim->rng, client->bias_count + 1);
+        client->min_output = (uint32_t)rng_below(&sim->rng, 20);
     }
+    struct sched_request request = {
+        .prompt = client->tokens,
+        .prompt_count = client->prompt_count,
+        .output_max = client->output_max,
+        .root_key = {rng_below(&sim->rng, 4) == 0, 0}, // a salt of its own
+        .params = {.seed = client->seed, .temperature = 1, .top_p = 1, .repetition_penalty = 1},
+        .biases = biases,
+        .bias_count = client->bias_count,
+        .min_output = client->min_output,
+        .min_bias_count = client->min_bias_count,
+        .score_prompt = client->scores,
+        .use_history = client->history,
+        .owner = client};
     int r = sched_submit(sim->sched, &request, &client->seq_id);
     bool fits = (client->prompt_count + client->output_max + 15) / 16 <= pool_geometry(sim->pool)->page_count;
     if (r == 0) client->live = true;
     else assert_true(r == ERR_FULL || (r == ERR_LIMIT && !fits));
 }
 
-static void client_event(struct sim *sim, const struct sched_event *event)
+static void client_cancel(struct sim *sim, struct client *client)
+{
+    sched_remove(sim->sched, client->seq_id, sim->now_ns);
+    assert_false(sched_has(sim->sched, client->seq_id));
+    sched_remove(sim->sched, client->seq_id, sim->now_ns); // twice is nothing
+    sched_pause(sim->sched, client->seq_id, true);
+    client->live = false;
+    sim->cancelled++;
+}
+
+static void client_event(struct sim *sim, const struct sched_event *event, uint64_t step)
 {
     struct client *client = client_of(sim, event->owner);
+    if (!sched_has(sim->sched, event->seq_id)) { // an earlier event of the step made an end of it
+        assert_false(client->live && client->seq_id == event->seq_id);
+        return;
+    }
+    struct client *other = &sim->clients[rng_below(&sim->rng, CLIENTS)];
+    if (other != client && other->live && rng_below(&sim->rng, 50) == 0) client_cancel(sim, other);
     assert_true(client->live);
     assert_int_equal(event->seq_id, client->seq_id);
     if (event->kind == SCHED_SCORES) {
         assert_true(client->scores);
         assert_int_equal(event->score_position, client->scored);
-        for (uint32_t i = 0; i < event->score_count && client->scored + i + 1 < client->prompt_count; i++)
-            assert_int_equal(event->scores[i].token, client->tokens[client->scored + i + 1]);
+        assert_true(client->scored + event->score_count <= client->prompt_count);
+        for (uint32_t i = 0; i < event->score_count; i++) {
+            uint32_t next = client->scored + i + 1;
+            assert_int_equal(event->scores[i].token,
+                             next < client->prompt_count ? client->tokens[next] : PLAN_TOKEN_NONE);
+        }
         client->scored += event->score_count;
         return;
     }
     assert_int_equal(event->kind, SCHED_TOKEN);
-    if (client->scores) assert_true(client->scored >= client->prompt_count);
+    if (client->scores) assert_int_equal(client->scored, client->prompt_count);
+    assert_true(client->output_count == 0 || client->token_step != step); // one token a step
+    client->token_step = step;
     uint64_t history = 0; // what must come, from the whole history
     for (uint32_t i = 0; i < client->prompt_count + client->output_count; i++)
         history = history_step(history, client->tokens[i]);
     assert_int_equal(event->seq->token, token_after(history));
     client->tokens[client->prompt_count + client->output_count++] = event->seq->token;
-    client->waited_steps = 0;
     sim->tokens++;
     if (client->output_count < client->output_max && rng_below(&sim->rng, 60) != 0) return;
     sched_remove(sim->sched, client->seq_id, sim->now_ns); // length, or a stop
@@ -253,11 +344,10 @@ static void clients_act(struct sim *sim)
         if (!client->live) {
             client_submit(sim, client);
         } else if (rng_below(&sim->rng, 8) == 0) {
-            sched_remove(sim->sched, client->seq_id, sim->now_ns);
-            client->live = false;
-            sim->cancelled++;
+            client_cancel(sim, client);
         } else {
-            sched_pause(sim->sched, client->seq_id, rng_below(&sim->rng, 6) == 0);
+            client->paused = rng_below(&sim->rng, 6) == 0;
+            sched_pause(sim->sched, client->seq_id, client->paused);
         }
     }
 }
@@ -283,9 +373,18 @@ static void sim_answer(struct sim *sim, const struct plan_view *plan)
     int r = done_verify(sim->done_bytes, bytes, &sim->limits, plan, &done, &err);
     if (r < 0) print_error("%s\n", err.text);
     assert_int_equal(r, 0);
+    if (done.header->seal_count && rng_below(&sim->rng, 20) == 0) { // one seal short: nothing may change
+        struct done_header header = *done.header;
+        struct done_view cut = done;
+        header.seal_count--;
+        cut.header = &header;
+        assert_int_equal(sched_complete(sim->sched, sim->now_ns, &cut, sim->events), ERR_PEER);
+        assert_true(sched_in_flight(sim->sched));
+        sim->refused++;
+    }
     int events = sched_complete(sim->sched, sim->now_ns, &done, sim->events);
-    assert_true(events >= 0);
-    for (int i = 0; i < events; i++) client_event(sim, &sim->events[i]);
+    assert_in_range(events, 0, 2 * sim->conf.seqs_max);
+    for (int i = 0; i < events; i++) client_event(sim, &sim->events[i], plan->header->step);
 }
 
 static void sim_step(struct sim *sim, uint64_t step)
@@ -302,7 +401,8 @@ static void sim_step(struct sim *sim, uint64_t step)
     if (r < 0) print_error("%s\n", err.text);
     assert_int_equal(r, 0);
     assert_int_equal(plan.header->seq_count, seqs);
-    assert_true(plan.header->token_count <= sim->conf.tokens_max);
+    assert_true(sched_in_flight(sim->sched));
+    assert_int_equal(sched_plan(sim->sched, sim->now_ns, sim->writer), 0); // one at a time
     worker_step(sim, &plan);
     clients_act(sim); // while the step is in flight
     conservation_check(sim, "in flight", step);
@@ -315,16 +415,23 @@ static void sim_step(struct sim *sim, uint64_t step)
     conservation_check(sim, "completed", step);
 }
 
-/* Everybody unpaused and nobody new: all that is live must finish within a bounded number of steps. */
+/* Everybody unpaused and nobody new: all that is live must finish, and as the oldest always gets on and is never
+ * preempted, each step brings one sequence nearer to its end by a row. */
 static void sim_drain(struct sim *sim)
 {
-    for (int i = 0; i < CLIENTS; i++)
-        if (sim->clients[i].live) sched_pause(sim->sched, sim->clients[i].seq_id, false);
+    uint64_t steps_max = 0;
+    for (int i = 0; i < CLIENTS; i++) {
+        struct client *client = &sim->clients[i];
+        if (!client->live) continue;
+        client->paused = false;
+        sched_pause(sim->sched, client->seq_id, false);
+        steps_max += client->prompt_count + client->output_max;
+    }
     for (uint64_t step = 0;; step++) {
         struct sched_stats stats;
         sched_stats(sim->sched, &stats);
         if (stats.running_count + stats.waiting_count == 0) break;
-        assert_true(step < 200000);
+        assert_true(step < steps_max);
         int seqs = sched_plan(sim->sched, ++sim->now_ns, sim->writer);
         assert_true(seqs > 0); // never idle with work to do
         struct plan_view plan;
@@ -368,8 +475,170 @@ static void test_sched_keeps_its_laws_over_random_steps(void **state)
     }
 }
 
+/* ---- by hand ---- */
+
+static void quiet_open(struct sim *sim, uint32_t pages)
+{
+    memset(sim, 0, sizeof *sim);
+    struct sched_conf conf = {
+        .seqs_max = 8, .tokens_max = 64, .queue_max = 8, .model_len_max = LEN_MAX, .epoch = 7};
+    sim_open(sim, pages, 1, &conf);
+}
+
+/* Tokens 0, 1, 2, ... of a family, so that families differ from the first token on. */
+static struct client *quiet_submit(struct sim *sim, int slot, uint32_t family, uint32_t prompt_count,
+                                   uint32_t output_max)
+{
+    struct client *client = &sim->clients[slot];
+    *client = (struct client){.live = true, .prompt_count = prompt_count, .output_max = output_max};
+    for (uint32_t i = 0; i < prompt_count; i++) client->tokens[i] = (family + i) % VOCAB;
+    struct sched_request request = {.prompt = client->tokens,
+                                    .prompt_count = prompt_count,
+                                    .output_max = output_max,
+                                    .params = {.temperature = 1, .top_p = 1, .repetition_penalty = 1},
+                                    .owner = client};
+    assert_int_equal(sched_submit(sim->sched, &request, &client->seq_id), 0);
+    return client;
+}
+
+/* A step in which nobody acts; ends a client that has all its tokens. -> sequences planned. */
+static int quiet_step(struct sim *sim)
+{
+    struct plan_view plan;
+    struct done_view done;
+    int seqs = sched_plan(sim->sched, ++sim->now_ns, sim->writer);
+    conservation_check(sim, "planned", sim->now_ns);
+    if (seqs == 0) return 0;
+    size_t bytes = plan_writer_finish(sim->writer, sim->plan_bytes, sim->plan_size);
+    assert_int_equal(plan_verify(sim->plan_bytes, bytes, &sim->limits, &plan, NULL), 0);
+    worker_step(sim, &plan);
+    bytes = done_writer_finish(sim->answer, 0, 1, 1, 1, sim->done_bytes, sim->done_size);
+    assert_int_equal(done_verify(sim->done_bytes, bytes, &sim->limits, &plan, &done, NULL), 0);
+    int events = sched_complete(sim->sched, sim->now_ns, &done, sim->events);
+    for (int i = 0; i < events; i++) {
+        struct client *client = sim->events[i].owner;
+        client->tokens[client->prompt_count + client->output_count++] = sim->events[i].seq->token;
+        if (client->output_count < client->output_max) continue;
+        sched_remove(sim->sched, client->seq_id, sim->now_ns);
+        client->live = false;
+    }
+    conservation_check(sim, "completed", sim->now_ns);
+    return seqs;
+}
+
+static uint32_t cached_of(const struct sim *sim, const struct client *client)
+{
+    struct sched_seq_info info;
+    sched_seq_info(sim->sched, client->seq_id, &info);
+    return info.cached_count;
+}
+
+/* All full pages come back from the cache, but never the last token: its logits are needed. */
+static void test_sched_finds_what_it_computed(void **state)
+{
+    (void)state;
+    for (uint32_t count = 15; count <= 50; count++) {
+        struct sim sim;
+        quiet_open(&sim, 20);
+        struct client *first = quiet_submit(&sim, 0, 3, count, 1);
+        while (first->live) assert_true(quiet_step(&sim) > 0);
+        assert_int_equal(pool_sealed_count(sim.pool), count / PAGE_TOKENS);
+        struct client *again = quiet_submit(&sim, 1, 3, count, 2);
+        assert_int_equal(quiet_step(&sim), 1);
+        assert_int_equal(cached_of(&sim, again), (count - 1) / PAGE_TOKENS * PAGE_TOKENS);
+        struct client *other = quiet_submit(&sim, 2, 4, count, 2);
+        assert_true(quiet_step(&sim) > 0);
+        assert_int_equal(cached_of(&sim, other), 0);
+        sim_done(&sim);
+    }
+}
+
+static void test_sched_keeps_one_copy_of_duplicates(void **state)
+{
+    (void)state;
+    struct sim sim;
+    quiet_open(&sim, 40);
+    for (int i = 0; i < 4; i++) (void)quiet_submit(&sim, i, 5, 50, 14); // the same request four times at once
+    while (quiet_step(&sim) > 0) continue;
+    for (int i = 1; i < 4; i++) {
+        assert_false(sim.clients[i].live);
+        assert_memory_equal(sim.clients[i].tokens, sim.clients[0].tokens, sizeof sim.clients[0].tokens);
+    }
+    assert_int_equal(pool_sealed_count(sim.pool),
+                     63 / PAGE_TOKENS); // the last token's keys are never computed
+    sim_done(&sim);
+}
+
+/* Pages for exactly one sequence of full length: two of them go one after the other, none is lost. */
+static void test_sched_lives_with_a_pool_exactly_full(void **state)
+{
+    (void)state;
+    for (uint32_t prompt = 1; prompt < LEN_MAX; prompt += 7) {
+        struct sim sim;
+        quiet_open(&sim, (LEN_MAX + PAGE_TOKENS - 1) / PAGE_TOKENS);
+        for (int i = 0; i < 3; i++) (void)quiet_submit(&sim, i, 10 * (uint32_t)i, prompt, LEN_MAX - prompt);
+        uint64_t steps = 0;
+        while (quiet_step(&sim) > 0) assert_true(++steps < 3 * LEN_MAX);
+        for (int i = 0; i < 3; i++) {
+            assert_false(sim.clients[i].live);
+            assert_int_equal(sim.clients[i].output_count, LEN_MAX - prompt);
+        }
+        sim_done(&sim);
+    }
+}
+
+/* One token more than the pool has room for can never run, and is refused at once. */
+static void test_sched_refuses_what_never_fits(void **state)
+{
+    (void)state;
+    struct sim sim;
+    uint64_t seq_id;
+    uint32_t prompt[LEN_MAX] = {0};
+    quiet_open(&sim, 4);
+    struct sched_request request = {.prompt = prompt, .prompt_count = 60, .output_max = 4};
+    assert_int_equal(sched_submit(sim.sched, &request, &seq_id), 0);
+    request.output_max = 5;
+    assert_int_equal(sched_submit(sim.sched, &request, &seq_id), ERR_LIMIT);
+    request.output_max = UINT32_MAX;
+    assert_int_equal(sched_submit(sim.sched, &request, &seq_id), ERR_LIMIT);
+    request.output_max = 0;
+    assert_int_equal(sched_submit(sim.sched, &request, &seq_id), ERR_INPUT);
+    request = (struct sched_request){.prompt = prompt, .output_max = 4};
+    assert_int_equal(sched_submit(sim.sched, &request, &seq_id), ERR_INPUT);
+    request = (struct sched_request){
+        .prompt = prompt, .prompt_count = 1, .output_max = 1, .min_bias_count = 1};
+    assert_int_equal(sched_submit(sim.sched, &request, &seq_id), ERR_LIMIT);
+    sim_done(&sim);
+}
+
+static void test_sched_refuses_past_the_queue(void **state)
+{
+    (void)state;
+    struct sim sim;
+    uint64_t seq_id;
+    uint32_t prompt[1] = {0};
+    quiet_open(&sim, 8);
+    struct sched_request request = {.prompt = prompt, .prompt_count = 1, .output_max = 1};
+    for (int i = 0; i < 8; i++) {
+        assert_false(sched_queue_full(sim.sched));
+        assert_int_equal(sched_submit(sim.sched, &request, &seq_id), 0);
+    }
+    assert_true(sched_queue_full(sim.sched));
+    assert_int_equal(sched_submit(sim.sched, &request, &seq_id), ERR_FULL);
+    sched_remove(sim.sched, seq_id, 1); // the last that got in
+    assert_int_equal(sched_submit(sim.sched, &request, &seq_id), 0);
+    sim_done(&sim);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_sched_keeps_its_laws_over_random_steps)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sched_finds_what_it_computed),
+        cmocka_unit_test(test_sched_keeps_one_copy_of_duplicates),
+        cmocka_unit_test(test_sched_lives_with_a_pool_exactly_full),
+        cmocka_unit_test(test_sched_refuses_what_never_fits),
+        cmocka_unit_test(test_sched_refuses_past_the_queue),
+        cmocka_unit_test(test_sched_keeps_its_laws_over_random_steps),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
