@@ -218,6 +218,7 @@ static int worker_open(struct worker *worker, struct err *err)
         .epoch = link_epoch(worker->link),
         .rank = worker->conf.rank,
         .threads = worker->conf.threads,
+        .logits_max = step_logits_max(link_limits(worker->link)),
         .model = worker->model,
         .pages = worker->pages,
     };

@@ -94,6 +94,8 @@ static int samplers_new(struct step *step, uint32_t count)
 int step_new(const struct step_conf *conf, struct step **ret_step, struct err *err)
 {
     const struct plan_limits *limits = conf->limits;
+    CHECK(conf->logits_max > 0);
+    CHECK(conf->threads > 0);
     struct step *step = calloc(1, sizeof *step);
     if (!step) return ERR(err, -ENOMEM, "no memory for a step");
     *step = (struct step){
@@ -103,7 +105,7 @@ int step_new(const struct step_conf *conf, struct step **ret_step, struct err *e
         .model = conf->model,
         .pages = conf->pages,
         .page_bytes = pages_header(conf->pages)->geometry.page_bytes,
-        .logits_max = step_logits_max(limits),
+        .logits_max = conf->logits_max,
         .seals_max = limits->tokens_max / limits->page_tokens + limits->seqs_max,
     };
     step->positions = calloc(limits->tokens_max, sizeof *step->positions);

@@ -19,6 +19,7 @@ struct step_conf {
     uint64_t epoch;                   // of the pool and the link
     uint32_t rank;
     uint32_t threads;
+    uint32_t logits_max; // what the model was opened with, > 0
     struct model *model; // borrowed until step_free
     struct pages *pages; // borrowed until step_free
 };
