@@ -158,31 +158,34 @@ int tmpl_get_item(struct tmpl_run *run, struct tmpl_value object, struct tmpl_va
     return r < 0 ? r : 0;
 }
 
-/* One part of a dotted path: digits are an index. */
+/* One part of a path; text of digits is an index. */
 static int get_path_part(struct tmpl_run *run, struct tmpl_value object, struct tmpl_value part,
-                         struct tmpl_value *ret_value)
+                         struct tmpl_value fallback, struct tmpl_value *ret_value)
 {
-    const struct tmpl_string *name = part.string;
+    const struct tmpl_string *name = part.kind == VALUE_STRING ? part.string : NULL;
     int64_t integer = 0;
-    bool is_number = name->len > 0 && name->len <= 18;
-    for (size_t i = 0; i < name->len && is_number; i++) {
+    bool is_number = name && name->len > 0 && name->len <= 18;
+    for (size_t i = 0; is_number && i < name->len; i++) {
         is_number = name->bytes[i] >= '0' && name->bytes[i] <= '9';
         integer = integer * 10 + (name->bytes[i] - '0');
     }
-    return tmpl_get_item(run, object, is_number ? value_int(integer) : part, ret_value);
+    if (tmpl_get_item(run, object, is_number ? value_int(integer) : part, ret_value) < 0) return run->code;
+    bool has_fallback = fallback.kind != VALUE_MISSING && fallback.kind != VALUE_NONE;
+    if (ret_value->kind == VALUE_UNDEFINED && has_fallback) *ret_value = fallback;
+    return 0;
 }
 
 int tmpl_get_path(struct tmpl_run *run, struct tmpl_value object, struct tmpl_value path,
-                  struct tmpl_value *ret_value)
+                  struct tmpl_value fallback, struct tmpl_value *ret_value)
 {
-    if (path.kind != VALUE_STRING) return tmpl_get_item(run, object, path, ret_value);
+    if (path.kind != VALUE_STRING) return get_path_part(run, object, path, fallback, ret_value);
     const struct tmpl_string *text = path.string;
     for (size_t first = 0; first <= text->len;) {
         const uint8_t *dot = first < text->len ? memchr(text->bytes + first, '.', text->len - first) : NULL;
         size_t end = dot ? (size_t)(dot - text->bytes) : text->len;
         struct tmpl_value part;
         if (tmpl_charge(run, 1) < 0 || tmpl_string_range(run, text, first, end - first, &part) < 0 ||
-            get_path_part(run, object, part, &object) < 0)
+            get_path_part(run, object, part, fallback, &object) < 0)
             return run->code;
         first = end + 1;
     }

@@ -156,6 +156,14 @@ static const struct tmpl_value *find_keyword(const struct tmpl_args *args, const
     return NULL;
 }
 
+static int fail_keyword(struct tmpl_run *run, const struct tmpl_node *macro, const struct tmpl_string *name)
+{
+    bool is_told = !tmpl_string_has_user(name);
+    return tmpl_fail(run, "macro '%.*s' takes no keyword argument '%.*s'", shown(macro->macro.name),
+                     (const char *)macro->macro.name->bytes, is_told ? shown(name) : 0,
+                     (const char *)name->bytes);
+}
+
 /* Parameters from positional arguments, keywords, then defaults, which may name earlier ones. */
 static int bind_params(struct tmpl_run *run, const struct tmpl_node *macro, const struct tmpl_args *args,
                        struct tmpl_frame *frame)
@@ -166,10 +174,7 @@ static int bind_params(struct tmpl_run *run, const struct tmpl_node *macro, cons
         struct tmpl_value value;
         if (tmpl_charge(run, 1 + args->keyword_count / 4) < 0) return run->code;
         if (i < args->count) {
-            if (given)
-                return tmpl_fail(run, "macro '%.*s' takes no keyword argument '%.*s'",
-                                 shown(macro->macro.name), (const char *)macro->macro.name->bytes,
-                                 shown(param->name), (const char *)param->name->bytes);
+            if (given) return fail_keyword(run, macro, param->name);
             value = args->positional[i];
         } else if (given) {
             value = *given;
@@ -205,9 +210,7 @@ static int bind_rest(struct tmpl_run *run, const struct tmpl_node *macro, const 
             caller = keyword->value;
             continue;
         }
-        if (!macro->macro.uses_kwargs)
-            return tmpl_fail(run, "macro '%.*s' got a keyword argument that it does not take",
-                             shown(macro->macro.name), (const char *)macro->macro.name->bytes);
+        if (!macro->macro.uses_kwargs) return fail_keyword(run, macro, keyword->name);
         if (tmpl_dict_set(run, more, value_string(keyword->name), keyword->value) < 0) return run->code;
     }
     if (macro->macro.uses_varargs &&

@@ -53,7 +53,9 @@ int tmpl_dict_new(struct tmpl_run *run, size_t cap, struct tmpl_dict **ret_dict)
 static int keys_equal(struct tmpl_run *run, struct tmpl_value a, struct tmpl_value b)
 {
     if (a.kind != VALUE_STRING || b.kind != VALUE_STRING) return tmpl_equal(run, a, b);
-    return tmpl_string_equal(a.string, b.string); // its bytes were charged when the key was hashed or parsed
+    if (a.string->len != b.string->len) return 0;
+    if (tmpl_charge(run, a.string->len / TMPL_BYTES_PER_STEP) < 0) return run->code;
+    return tmpl_string_equal(a.string, b.string);
 }
 
 /* Entry of the key, or dict->count when absent; *ret_slot is where the index would name it. */

@@ -73,7 +73,7 @@ BUILTIN(filter_join)
         struct tmpl_value item;
         if (tmpl_iter_init(run, self, &iter) < 0) return run->code;
         while (tmpl_iter_next(run, &iter, &item) == 1) {
-            if (tmpl_get_path(run, item, argv[1], &item) < 0) return run->code;
+            if (tmpl_get_path(run, item, argv[1], value_none(), &item) < 0) return run->code;
             tmpl_list_push(run, &builder, item);
         }
         if (run->code < 0 || tmpl_generator_finish(run, &builder, &items) < 0) return run->code;
@@ -177,7 +177,7 @@ BUILTIN(filter_sum)
     if (total.kind == VALUE_STRING) return tmpl_fail(run, "sum() can't sum strings");
     if (tmpl_iter_init(run, self, &iter) < 0) return run->code;
     while ((r = tmpl_iter_next(run, &iter, &item)) == 1) {
-        if (has_path && tmpl_get_path(run, item, argv[0], &item) < 0) return run->code;
+        if (has_path && tmpl_get_path(run, item, argv[0], value_none(), &item) < 0) return run->code;
         if (tmpl_binary(run, TOK_ADD, total, item, &total) < 0) return run->code;
     }
     *ret_value = total;

@@ -43,8 +43,7 @@ static int map_attribute(struct tmpl_run *run, struct tmpl_value self, const str
     if (path.kind == VALUE_MISSING) return tmpl_fail(run, "map() requires a filter argument");
     if (tmpl_iter_init(run, self, &iter) < 0) return run->code;
     while ((r = tmpl_iter_next(run, &iter, &item)) == 1) {
-        if (tmpl_get_path(run, item, path, &item) < 0) return run->code;
-        if (item.kind == VALUE_UNDEFINED && fallback.kind != VALUE_MISSING) item = fallback;
+        if (tmpl_get_path(run, item, path, fallback, &item) < 0) return run->code;
         if (tmpl_list_push(run, &builder, item) < 0) return run->code;
     }
     return r < 0 ? r : tmpl_generator_finish(run, &builder, ret_value);
@@ -92,7 +91,8 @@ static int select_items(struct tmpl_run *run, struct tmpl_value self, const stru
     if (tmpl_iter_init(run, self, &iter) < 0) return run->code;
     while ((r = tmpl_iter_next(run, &iter, &item)) == 1) {
         tested = item;
-        if (by_attribute && tmpl_get_path(run, item, args->positional[0], &tested) < 0) return run->code;
+        if (by_attribute && tmpl_get_path(run, item, args->positional[0], value_none(), &tested) < 0)
+            return run->code;
         if (test && tmpl_builtin_call(run, test, tested, &rest, &tested) < 0) return run->code;
         if ((tmpl_truth(run, tested) == 1) == keeps && tmpl_list_push(run, &builder, item) < 0)
             return run->code;

@@ -26,7 +26,7 @@ static int sort_key(struct tmpl_run *run, struct tmpl_value item, struct tmpl_va
     }
     const struct tmpl_string *text = attribute.kind == VALUE_STRING ? attribute.string : NULL;
     if (!text || text->len == 0 || !memchr(text->bytes, ',', text->len)) {
-        if (tmpl_get_path(run, item, attribute, ret_key) < 0) return run->code;
+        if (tmpl_get_path(run, item, attribute, value_none(), ret_key) < 0) return run->code;
         return fold_case(run, is_case_sensitive, ret_key);
     }
     struct tmpl_list_builder builder = {0};
@@ -36,8 +36,8 @@ static int sort_key(struct tmpl_run *run, struct tmpl_value item, struct tmpl_va
         size_t end = comma ? (size_t)(comma - text->bytes) : text->len;
         struct tmpl_value path, key;
         if (tmpl_string_range(run, text, first, end - first, &path) < 0 ||
-            tmpl_get_path(run, item, path, &key) < 0 || fold_case(run, is_case_sensitive, &key) < 0 ||
-            tmpl_list_push(run, &builder, key) < 0)
+            tmpl_get_path(run, item, path, value_none(), &key) < 0 ||
+            fold_case(run, is_case_sensitive, &key) < 0 || tmpl_list_push(run, &builder, key) < 0)
             return run->code;
         first = end + 1;
     }

@@ -208,7 +208,7 @@ BUILTIN(filter_wordcount)
     struct tmpl_value text;
     int64_t words = 0;
     bool in_word = false;
-    if (tmpl_str(run, self, &text) < 0 || tmpl_charge(run, text.string->len / 4) < 0) return run->code;
+    if (tmpl_str(run, self, &text) < 0 || tmpl_charge(run, text.string->len / 2) < 0) return run->code;
     for (size_t i = 0; i < text.string->len;) {
         uint32_t codepoint = 0;
         i += utf8_decode(text.string->bytes + i, text.string->len - i, &codepoint); // well-formed: never 0

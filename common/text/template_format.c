@@ -60,12 +60,12 @@ static void repr_char(struct tmpl_builder *builder, const uint8_t *p, size_t len
     char text[16];
     uint32_t codepoint = 0;
     (void)utf8_decode(p, len, &codepoint); // strings are well-formed
-    int n;
-    if (codepoint == (unsigned char)quote || codepoint == '\\')
-        n = snprintf(text, sizeof text, "\\%c", (char)codepoint);
-    else if (codepoint == '\n') n = snprintf(text, sizeof text, "\\n");
-    else if (codepoint == '\r') n = snprintf(text, sizeof text, "\\r");
-    else if (codepoint == '\t') n = snprintf(text, sizeof text, "\\t");
+    int n = 2;
+    text[0] = '\\';
+    if (codepoint == (unsigned char)quote || codepoint == '\\') text[1] = (char)codepoint;
+    else if (codepoint == '\n') text[1] = 'n';
+    else if (codepoint == '\r') text[1] = 'r';
+    else if (codepoint == '\t') text[1] = 't';
     else if (tmpl_is_printable(codepoint)) {
         tmpl_builder_add(builder, p, len, is_user);
         return;
@@ -145,6 +145,18 @@ static void repr_range(struct tmpl_builder *builder, const struct tmpl_range *ra
     tmpl_builder_puts(builder, text);
 }
 
+static size_t int_text(int64_t integer, char out[TMPL_FLOAT_TEXT_BYTES])
+{
+    char digits[20];
+    size_t n = 0, used = 0;
+    uint64_t size = integer < 0 ? 0 - (uint64_t)integer : (uint64_t)integer;
+    do digits[used++] = (char)('0' + size % 10);
+    while (size /= 10);
+    if (integer < 0) out[n++] = '-';
+    while (used > 0) out[n++] = digits[--used];
+    return n;
+}
+
 static int repr_inner(struct tmpl_builder *builder, struct tmpl_value value)
 {
     char text[TMPL_FLOAT_TEXT_BYTES];
@@ -153,10 +165,7 @@ static int repr_inner(struct tmpl_builder *builder, struct tmpl_value value)
     case VALUE_UNDEFINED: tmpl_builder_puts(builder, "Undefined"); break;
     case VALUE_NONE: tmpl_builder_puts(builder, "None"); break;
     case VALUE_BOOL: tmpl_builder_puts(builder, value.boolean ? "True" : "False"); break;
-    case VALUE_INT:
-        (void)snprintf(text, sizeof text, "%" PRId64, value.integer);
-        tmpl_builder_puts(builder, text);
-        break;
+    case VALUE_INT: tmpl_builder_add(builder, text, int_text(value.integer, text), false); break;
     case VALUE_FLOAT: tmpl_builder_add(builder, text, tmpl_float_text(value.real, text), false); break;
     case VALUE_STRING: repr_string(builder, value.string); break;
     case VALUE_LIST: return repr_list(builder, value.list, "[", "]");

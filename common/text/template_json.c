@@ -31,9 +31,11 @@ static void dump_char(struct dump *dump, const uint8_t *p, size_t n, bool is_use
     uint32_t codepoint = 0;
     (void)utf8_decode(p, n, &codepoint); // strings are well-formed
     const char *known = codepoint && codepoint < 0x80 ? strchr(from, (int)codepoint) : NULL;
-    int len;
-    if (known) len = snprintf(text, sizeof text, "\\%c", to[known - from]);
-    else if (codepoint < 0x20 || (dump->is_ascii && codepoint > 0x7E && codepoint < 0x10000))
+    int len = 2;
+    if (known) {
+        text[0] = '\\';
+        text[1] = to[known - from];
+    } else if (codepoint < 0x20 || (dump->is_ascii && codepoint > 0x7E && codepoint < 0x10000))
         len = snprintf(text, sizeof text, "\\u%04x", (unsigned)codepoint);
     else if (dump->is_ascii && codepoint >= 0x10000)
         len = snprintf(text, sizeof text, "\\u%04x\\u%04x", (unsigned)(0xD7C0 + (codepoint >> 10)),

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "common/text/template_lex.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -311,9 +312,10 @@ static int take_number(struct tmpl_lexer *lexer, struct tmpl_token *token)
     } else {
         if (n > 1 && text[0] == '0' && strspn(text, "0") != n)
             return fail(lexer, "integer literal starts with 0");
-        if (n > 18) return fail(lexer, "integer literal too large");
+        errno = 0;
         token->kind = TOK_INTEGER;
         token->integer = strtoll(text, NULL, 10);
+        if (errno) return fail(lexer, "integer literal too large");
     }
     advance(lexer, pos);
     return 0;

@@ -39,6 +39,8 @@ static int finish_parts(struct parts *parts, bool is_reversed, struct tmpl_value
 static bool space_at(const struct tmpl_string *string, size_t i, size_t *ret_bytes)
 {
     uint32_t codepoint = 0;
+    *ret_bytes = 1;
+    if (string->bytes[i] < 0x80) return tmpl_is_space(string->bytes[i]);
     *ret_bytes = utf8_decode(string->bytes + i, string->len - i, &codepoint);
     CHECK(*ret_bytes > 0);
     return tmpl_is_space(codepoint);
@@ -49,13 +51,12 @@ static int split_space(struct parts *parts, int64_t max)
 {
     const struct tmpl_string *string = parts->string;
     const char *text = (const char *)string->bytes;
-    if (tmpl_charge(parts->run, string->len / 8) < 0) return parts->run->code;
+    if (tmpl_charge(parts->run, string->len / 4) < 0) return parts->run->code;
     size_t i = tmpl_space_prefix(text, string->len), n;
     while (i < string->len) {
         size_t first = i;
         if (max >= 0 && (int64_t)parts->list.count >= max)
-            return push_part(parts, first,
-                             string->len - tmpl_space_suffix(text + first, string->len - first));
+            return push_part(parts, first, string->len); // the rest as it is
         while (i < string->len && !space_at(string, i, &n)) i += n;
         if (push_part(parts, first, i) < 0) return parts->run->code;
         i += tmpl_space_prefix(text + i, string->len - i);
@@ -68,12 +69,11 @@ static int rsplit_space(struct parts *parts, int64_t max)
 {
     const struct tmpl_string *string = parts->string;
     const char *text = (const char *)string->bytes;
-    if (tmpl_charge(parts->run, string->len / 8) < 0) return parts->run->code;
+    if (tmpl_charge(parts->run, string->len / 4) < 0) return parts->run->code;
     size_t end = string->len - tmpl_space_suffix(text, string->len), n;
     while (end > 0) {
         size_t first = end;
-        if (max >= 0 && (int64_t)parts->list.count >= max)
-            return push_part(parts, tmpl_space_prefix(text, end), end);
+        if (max >= 0 && (int64_t)parts->list.count >= max) return push_part(parts, 0, end);
         while (first > 0) {
             n = tmpl_last_char_bytes(string->bytes, first);
             if (tmpl_space_prefix(text + first - n, n) == n) break;
@@ -97,25 +97,12 @@ static int split_at(struct parts *parts, const struct tmpl_string *separator, in
     return r < 0 ? r : push_part(parts, first, parts->string->len);
 }
 
-/* Byte offset of the last separator that ends at or before `end`: 1 when there is one. */
-static int find_before(struct tmpl_run *run, const struct tmpl_string *string,
-                       const struct tmpl_string *separator, size_t end, size_t *ret_offset)
-{
-    for (size_t at = end + 1; at-- > separator->len;) {
-        if (tmpl_charge(run, at % 16 == 0 || separator->len > TMPL_BYTES_PER_STEP) < 0) return run->code;
-        if (memcmp(string->bytes + at - separator->len, separator->bytes, separator->len) != 0) continue;
-        *ret_offset = at - separator->len;
-        return 1;
-    }
-    return 0;
-}
-
 static int rsplit_at(struct parts *parts, const struct tmpl_string *separator, int64_t max)
 {
     size_t end = parts->string->len, found = 0;
     int r = 0;
     while ((max < 0 || (int64_t)parts->list.count < max) &&
-           (r = find_before(parts->run, parts->string, separator, end, &found)) == 1) {
+           (r = tmpl_string_rfind(parts->run, parts->string, separator, 0, end, &found)) == 1) {
         if (push_part(parts, found + separator->len, end) < 0) return parts->run->code;
         end = found;
     }
@@ -158,7 +145,7 @@ BUILTIN(method_splitlines)
     struct parts parts = {.run = run, .string = self.string};
     const struct tmpl_string *string = self.string;
     bool keeps = tmpl_arg_flag(run, argv[0]);
-    if (tmpl_charge(run, string->len / 8) < 0) return run->code;
+    if (tmpl_charge(run, string->len / 2) < 0) return run->code;
     for (size_t first = 0; first < string->len;) {
         size_t end = first, n = 0;
         while (end < string->len && !(n = tmpl_line_break(string->bytes + end, string->len - end))) end++;
@@ -176,7 +163,7 @@ static int partition(struct tmpl_run *run, struct tmpl_value self, struct tmpl_v
     size_t len = self.string->len, found = 0;
     if (tmpl_arg_string(run, arg, "partition", &separator) < 0) return run->code;
     if (separator->len == 0) return tmpl_fail(run, "empty separator");
-    int r = is_right ? find_before(run, self.string, separator, len, &found)
+    int r = is_right ? tmpl_string_rfind(run, self.string, separator, 0, len, &found)
                      : tmpl_string_find(run, self.string, separator, 0, &found);
     if (r < 0) return r;
     size_t head = r ? found : is_right ? 0 : len;
@@ -228,7 +215,7 @@ static int all_are(struct tmpl_run *run, struct tmpl_value self, bool (*is)(uint
                    bool of_empty, struct tmpl_value *ret_value)
 {
     const struct tmpl_string *string = self.string;
-    if (tmpl_charge(run, string->len / 8) < 0) return run->code;
+    if (tmpl_charge(run, string->len / 2) < 0) return run->code;
     bool all = string->len > 0 || of_empty;
     for (size_t i = 0; i < string->len && all;) {
         uint32_t codepoint = 0;
@@ -258,14 +245,14 @@ BUILTIN(method_isupper)
 {
     IGNORE_ARGS;
     *ret_value = value_bool(tmpl_text_is_case(self.string, true));
-    return tmpl_charge(run, self.string->len / 8);
+    return tmpl_charge(run, self.string->len / 2);
 }
 
 BUILTIN(method_islower)
 {
     IGNORE_ARGS;
     *ret_value = value_bool(tmpl_text_is_case(self.string, false));
-    return tmpl_charge(run, self.string->len / 8);
+    return tmpl_charge(run, self.string->len / 2);
 }
 
 const struct tmpl_builtin tmpl_str_class_methods[] = {

@@ -129,15 +129,8 @@ static int search(struct tmpl_run *run, const struct tmpl_string *string, const 
 {
     struct tmpl_string part = {.bytes = string->bytes, .len = end}; // ends where the search does
     if (first > end) return 0;
-    if (!is_last) return tmpl_string_find(run, &part, needle, first, ret_offset);
-    if (needle->len > end - first) return 0;
-    for (size_t at = end - needle->len + 1; at-- > first;) {
-        if (tmpl_charge(run, (end - at) % TMPL_BYTES_PER_STEP == 0 || needle->len > 64) < 0) return run->code;
-        if (needle->len && memcmp(string->bytes + at, needle->bytes, needle->len) != 0) continue;
-        *ret_offset = at;
-        return 1;
-    }
-    return 0;
+    if (is_last) return tmpl_string_rfind(run, string, needle, first, end, ret_offset);
+    return tmpl_string_find(run, &part, needle, first, ret_offset);
 }
 
 static int find_index(struct tmpl_run *run, struct tmpl_value self, const struct tmpl_value *argv,

@@ -241,10 +241,17 @@ static int slice_chars(struct tmpl_run *run, struct tmpl_string *string, struct 
 {
     struct tmpl_builder builder;
     tmpl_builder_init(&builder, run);
-    size_t offset = 0;
+    size_t offset = 0, count;
+    if (tmpl_string_chars(run, string, &count) < 0) return run->code;
+    bool is_ascii = count == string->len;
+    size_t each = 1 + (is_ascii ? 0 : (size_t)(range.step < 0 ? -range.step : range.step) / 8);
     if (range.count > 0 && tmpl_string_offset(run, string, (size_t)range.start, &offset) < 0)
         return run->code;
-    for (int64_t i = 0; i < range.count && tmpl_charge(run, 1) >= 0; i++) {
+    for (int64_t i = 0; i < range.count && tmpl_charge(run, each) >= 0; i++) {
+        if (is_ascii) {
+            tmpl_builder_add_range(&builder, string, (size_t)(range.start + i * range.step), 1);
+            continue;
+        }
         size_t n = tmpl_char_bytes(string->bytes + offset, string->len - offset);
         tmpl_builder_add_range(&builder, string, offset, n);
         for (int64_t k = range.step; k > 0 && offset < string->len; k--)

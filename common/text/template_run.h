@@ -78,9 +78,10 @@ int tmpl_get_attribute(struct tmpl_run *run, struct tmpl_value object, const str
                        struct tmpl_value *ret_value);
 int tmpl_get_item(struct tmpl_run *run, struct tmpl_value object, struct tmpl_value key,
                   struct tmpl_value *ret_value);
-/* A dotted path as the filters' `attribute` argument has it; an int is an index. */
+/* A dotted path as the filters' `attribute` argument has it; an int is an index. The fallback (MISSING
+ * or NONE: none) stands for every part that is undefined. */
 int tmpl_get_path(struct tmpl_run *run, struct tmpl_value object, struct tmpl_value path,
-                  struct tmpl_value *ret_value);
+                  struct tmpl_value fallback, struct tmpl_value *ret_value);
 int tmpl_undefined_named(struct tmpl_run *run, const char *owner, const struct tmpl_string *name,
                          struct tmpl_value *ret_value);
 int tmpl_undefined_hint(struct tmpl_run *run, const char *hint, struct tmpl_value *ret_value); // hint: static

@@ -51,9 +51,17 @@ static int reserve_mark(struct tmpl_builder *builder)
 void tmpl_builder_add(struct tmpl_builder *builder, const void *bytes, size_t len, bool is_user)
 {
     struct tmpl_run *run = builder->run;
-    if (len == 0 || run->code < 0) return;
-    if (tmpl_charge(run, len / TMPL_BYTES_PER_STEP) < 0 || reserve_bytes(builder, len) < 0) return;
     uint32_t n = builder->mark_count;
+    if (len == 0 || run->code < 0) return;
+    if (len < TMPL_BYTES_PER_STEP && len <= builder->cap - builder->len &&
+        len <= builder->bytes_max - builder->len && n > 0 &&
+        builder->marks[n - 1].is_user == is_user) { // the common case of a few more bytes
+        memcpy(builder->bytes + builder->len, bytes, len);
+        builder->len += len;
+        builder->marks[n - 1].end = builder->len;
+        return;
+    }
+    if (tmpl_charge(run, len / TMPL_BYTES_PER_STEP) < 0 || reserve_bytes(builder, len) < 0) return;
     if (n == 0 || builder->marks[n - 1].is_user != is_user) {
         if (reserve_mark(builder) < 0) return;
         builder->marks[builder->mark_count++] = (struct tmpl_mark){.end = builder->len, .is_user = is_user};
@@ -290,10 +298,20 @@ int tmpl_string_repeat(struct tmpl_run *run, const struct tmpl_string *string, i
     return tmpl_builder_finish(&builder, ret_value);
 }
 
+/* Characters that start within eight bytes: all but the bytes of the form 10xxxxxx. */
+static size_t count_in_word(const uint8_t *bytes)
+{
+    uint64_t word;
+    memcpy(&word, bytes, sizeof word);
+    uint64_t continues = (word >> 7) & (~word >> 6) & UINT64_C(0x0101010101010101);
+    return 8 - (size_t)__builtin_popcountll(continues);
+}
+
 size_t tmpl_count_chars(const uint8_t *bytes, size_t len)
 {
-    size_t count = 0;
-    for (size_t i = 0; i < len; i++) count += (bytes[i] & 0xC0) != 0x80;
+    size_t count = 0, i = 0;
+    for (; len - i >= 8; i += 8) count += count_in_word(bytes + i);
+    for (; i < len; i++) count += (bytes[i] & 0xC0) != 0x80;
     return count;
 }
 
@@ -316,9 +334,18 @@ int tmpl_string_offset(struct tmpl_run *run, struct tmpl_string *string, size_t 
         *ret_offset = count == string->len ? idx : string->len;
         return 0;
     }
-    if (tmpl_charge(run, idx / TMPL_BYTES_PER_STEP) < 0) return run->code;
-    size_t offset = 0;
-    for (size_t i = 0; i < idx; i++) offset += tmpl_char_bytes(string->bytes + offset, string->len - offset);
+    if (tmpl_charge(run, idx / 32) < 0) return run->code;
+    size_t offset = 0, chars = 0; // chars starts lie before offset; stop at the one after idx of them
+    while (string->len - offset >= 8) {
+        size_t more = count_in_word(string->bytes + offset);
+        if (chars + more > idx) break;
+        chars += more;
+        offset += 8;
+    }
+    while (offset < string->len && chars + ((string->bytes[offset] & 0xC0) != 0x80) <= idx) {
+        chars += (string->bytes[offset] & 0xC0) != 0x80;
+        offset++;
+    }
     *ret_offset = offset;
     return 0;
 }
@@ -355,4 +382,28 @@ int tmpl_string_find(struct tmpl_run *run, const struct tmpl_string *string, con
     }
     *ret_offset = offset;
     return 1;
+}
+
+int tmpl_string_rfind(struct tmpl_run *run, const struct tmpl_string *string,
+                      const struct tmpl_string *needle, size_t first, size_t end, size_t *ret_offset)
+{
+    CHECK(end <= string->len);
+    if (first > end || needle->len > end - first) return 0;
+    if (needle->len == 0) {
+        *ret_offset = end;
+        return 1;
+    }
+    size_t each = 1 + needle->len / TMPL_BYTES_PER_STEP; // steps of a candidate, at most
+    for (size_t stop = end - needle->len + 1; stop > first;) {
+        const uint8_t *p = memrchr(string->bytes + first, needle->bytes[0], stop - first);
+        size_t at = p ? (size_t)(p - string->bytes) : first;
+        if (tmpl_charge(run, each + (stop - at) / TMPL_BYTES_PER_STEP) < 0) return run->code;
+        if (!p) return 0;
+        if (memcmp(p, needle->bytes, needle->len) == 0) {
+            *ret_offset = at;
+            return 1;
+        }
+        stop = at;
+    }
+    return 0;
 }

@@ -88,6 +88,9 @@ int tmpl_string_order(const struct tmpl_string *a, const struct tmpl_string *b);
 /* First occurrence of needle at or after `from`; 1 when found. */
 int tmpl_string_find(struct tmpl_run *run, const struct tmpl_string *string, const struct tmpl_string *needle,
                      size_t from, size_t *ret_offset);
+/* Last occurrence within [first, end); 1 when found. */
+int tmpl_string_rfind(struct tmpl_run *run, const struct tmpl_string *string,
+                      const struct tmpl_string *needle, size_t first, size_t end, size_t *ret_offset);
 
 /* template_format.c: Python's str() and repr(). str() of a string is itself. */
 int tmpl_str(struct tmpl_run *run, struct tmpl_value value, struct tmpl_value *ret_text);

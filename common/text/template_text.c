@@ -16,6 +16,7 @@ struct case_walk {
     enum tmpl_case to;
     bool is_first;    // no character was mapped yet
     bool after_cased; // the last character has a case
+    bool after_start; // the last character started a word of the title filter
     bool after_break; // the last character separates words for the title filter
 };
 
@@ -31,7 +32,8 @@ static size_t map_char(struct case_walk *walk, uint32_t codepoint, uint8_t *out)
     bool is_first = walk->is_first;
     walk->is_first = false;
     walk->after_cased = tmpl_is_cased(codepoint);
-    walk->after_break = is_title_break(codepoint);
+    walk->after_start = walk->to == CASE_TITLE_FILTER && starts_word;
+    walk->after_break = walk->to == CASE_TITLE_FILTER && is_title_break(codepoint);
     switch (walk->to) {
     case CASE_UPPER: return tmpl_to_upper(codepoint, out);
     case CASE_LOWER: return tmpl_to_lower(codepoint, out);
@@ -64,7 +66,7 @@ int tmpl_text_case(struct tmpl_run *run, const struct tmpl_string *string, enum 
     struct case_walk walk = {.to = to, .is_first = true, .after_break = true};
     uint8_t out[256];
     tmpl_builder_init(&builder, run);
-    if (tmpl_charge(run, string->len / 4) < 0) return run->code;
+    if (tmpl_charge(run, string->len / 2) < 0) return run->code;
     for (uint32_t k = 0; tmpl_string_piece(string, k, &piece); k++) {
         size_t used = 0, end = piece.first + piece.len;
         for (size_t i = piece.first; i < end;) {
@@ -72,7 +74,8 @@ int tmpl_text_case(struct tmpl_run *run, const struct tmpl_string *string, enum 
             size_t n = utf8_decode(string->bytes + i, end - i, &codepoint);
             CHECK(n > 0); // runs end between characters
             bool lowers = to != CASE_UPPER && !(to == CASE_CAPITALIZE && walk.is_first);
-            if (codepoint == 0x3A3 && lowers && walk.after_cased && is_final_sigma(string, i, n)) {
+            if (codepoint == 0x3A3 && lowers && walk.after_cased && !walk.after_start &&
+                is_final_sigma(string, i, n)) {
                 (void)map_char(&walk, codepoint, out + used); // for the walk's state
                 used += utf8_encode(0x3C2, out + used);
             } else {
@@ -125,7 +128,7 @@ int tmpl_text_strip(struct tmpl_run *run, const struct tmpl_string *string, stru
     }
     struct tmpl_string *set;
     if (tmpl_arg_string(run, chars, "strip", &set) < 0) return run->code;
-    size_t each = 1 + set->len / 16; // steps a character
+    size_t each = 1 + set->len / 4; // steps a character
     while ((sides & SIDE_LEFT) && first < end && tmpl_charge(run, each) >= 0) {
         size_t n = tmpl_char_bytes(p + first, end - first);
         if (!in_set(set, p + first, n)) break;

@@ -39,27 +39,32 @@ bool tmpl_is_printable(uint32_t c)
 
 bool tmpl_is_alpha(uint32_t c)
 {
+    if (c < 0x80) return (c | 32) >= 'a' && (c | 32) <= 'z';
     utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)c);
     return category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO;
 }
 
 bool tmpl_is_digit(uint32_t c)
 {
+    if (c < 0x80) return c >= '0' && c <= '9';
     return utf8proc_category((utf8proc_int32_t)c) == UTF8PROC_CATEGORY_ND;
 }
 
 bool tmpl_is_lower(uint32_t c)
 {
+    if (c < 0x80) return c >= 'a' && c <= 'z';
     return utf8proc_islower((utf8proc_int32_t)c) != 0;
 }
 
 bool tmpl_is_upper(uint32_t c)
 {
+    if (c < 0x80) return c >= 'A' && c <= 'Z';
     return utf8proc_isupper((utf8proc_int32_t)c) != 0;
 }
 
 bool tmpl_is_title(uint32_t c)
 {
+    if (c < 0x80) return false;
     return utf8proc_category((utf8proc_int32_t)c) == UTF8PROC_CATEGORY_LT;
 }
 
@@ -84,6 +89,11 @@ size_t tmpl_space_prefix(const char *text, size_t len)
     size_t i = 0;
     while (i < len) {
         uint32_t codepoint;
+        if (p[i] < 0x80) {
+            if (!tmpl_is_space(p[i])) break;
+            i++;
+            continue;
+        }
         size_t n = utf8_decode(p + i, len - i, &codepoint);
         if (n == 0 || !tmpl_is_space(codepoint)) break;
         i += n;
@@ -97,6 +107,11 @@ size_t tmpl_space_suffix(const char *text, size_t len)
     size_t end = len;
     while (end > 0) {
         uint32_t codepoint;
+        if (p[end - 1] < 0x80) {
+            if (!tmpl_is_space(p[end - 1])) break;
+            end--;
+            continue;
+        }
         size_t n = tmpl_last_char_bytes(p, end);
         if (utf8_decode(p + end - n, n, &codepoint) != n || !tmpl_is_space(codepoint)) break;
         end -= n;
