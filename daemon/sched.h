@@ -11,13 +11,14 @@
  * step tries to catch up with its tokens. One row left is a decode; more is a prefill, done in chunks. A
  * step plans decodes first, then prefills oldest first with what is left of the token budget, then admits
  * waiting sequences whose whole prompt fits above a watermark. When a page is needed and none can be
- * evicted, the youngest sequence not yet in the plan is preempted: its sealed pages stay cached, so that it
- * resumes by a prefix hit; no sequence is admitted in that step.
+ * evicted, a paused sequence or else the youngest not yet in the plan is preempted: its sealed pages stay
+ * cached, so that it resumes by a prefix hit; no sequence is admitted in that step. Paused sequences also give
+ * way to waiting ones, so that clients that do not read cannot hold up those that do.
  *
  *   I1: a running sequence holds ceil(k / PAGE_TOKENS) pages for some k >= computed; its first
  *       computed / PAGE_TOKENS pages are SEALED and held once by it, the others FILLING.
  *   I2: refcount of every page == number of running sequences that hold it.
- *   I3: a waiting sequence holds no page.
+ *   I3: a waiting sequence holds no page; those that were running before stand in front.
  *
  * Later: deadlines, tenants' shares, draft tokens, several groups (a sched a group, one pool). */
 #ifndef KVASIR_DAEMON_SCHED_H
@@ -101,7 +102,7 @@ bool sched_queue_full(const struct sched *sched); // asked before tokenizing
 /* Ends a sequence (finished, cancelled): its sealed pages stay cached. May be called while a step is in
  * flight; then its pages are released when the step ends. Its owner gets no event after this. */
 void sched_remove(struct sched *sched, uint64_t seq_id, uint64_t now_ns);
-/* A paused sequence (slow reader) keeps its pages but computes nothing. */
+/* A paused sequence (slow reader) computes nothing, and is the first to give its place and pages to others. */
 void sched_pause(struct sched *sched, uint64_t seq_id, bool paused);
 
 /* Writes the next plan. -> sequences planned; 0: nothing to do, or a step is in flight. */

@@ -43,14 +43,22 @@ int sched_check(const struct sched *sched, struct err *err)
     for (uint32_t slot = sched->running.first; r == 0 && slot != SEQ_NONE;
          slot = sched->seqs[slot].next, running++)
         r = seq_check(sched, slot, holders, err);
+    bool is_new = false;
     for (uint32_t slot = sched->waiting.first; r == 0 && slot != SEQ_NONE;
-         slot = sched->seqs[slot].next, waiting++)
-        if (sched->seqs[slot].page_count || sched->seqs[slot].rows_in_flight)
+         slot = sched->seqs[slot].next, waiting++) {
+        const struct seq *seq = &sched->seqs[slot];
+        if (seq->page_count || seq->computed || seq->rows_in_flight)
             r = ERR(err, ERR_FORMAT, "sched: waiting seq %u holds pages", slot);
+        else if (seq->admitted && is_new)
+            r = ERR(err, ERR_FORMAT, "sched: preempted seq %u waits behind a new one", slot);
+        is_new = !seq->admitted;
+    }
     for (uint32_t page_idx = 0; r == 0 && page_idx < page_count; page_idx++)
         if (pool_desc(sched->pool, page_idx)->refcount != holders[page_idx])
             r = ERR(err, ERR_FORMAT, "sched: page %u: refcount %u, holders %u", page_idx,
                     pool_desc(sched->pool, page_idx)->refcount, holders[page_idx]);
+    if (r == 0 && sched->running.count > sched->conf.seqs_max)
+        r = ERR(err, ERR_FORMAT, "sched: %u run at once", sched->running.count);
     if (r == 0 && (running != sched->running.count || waiting != sched->waiting.count))
         r = ERR(err, ERR_FORMAT, "sched: lists hold %u and %u, counted %u and %u", running, waiting,
                 sched->running.count, sched->waiting.count);

@@ -3,8 +3,8 @@
  *
  * 1. Each running sequence with one row left gets it (decode), oldest first.
  * 2. What is left of the token budget goes to prefills, oldest first, in chunks.
- * 3. If nobody was preempted, waiting sequences are admitted in order while they fit, and get their
- *    first chunk at once. */
+ * 3. If nobody was preempted for want of pages, waiting sequences are admitted in order while they fit, and
+ *    get their first chunk at once. Paused ones give way to them. */
 #include <errno.h>
 #include <stdlib.h>
 
@@ -18,7 +18,7 @@ struct step { // one call of sched_plan
     uint32_t rows_left;
     uint32_t score_rows_left;
     uint32_t seq_count;
-    bool preempted;
+    bool preempted; // somebody lost its pages to another's rows: nobody is admitted
 };
 
 static uint32_t rows_wanted(const struct seq *seq)
@@ -33,11 +33,21 @@ static bool is_scoring(const struct seq *seq)
     return seq->score_prompt && seq->scored < seq->prompt_count;
 }
 
-/* The youngest running sequence that is not in the plan, other than slot. Older ones than slot are
+/* The youngest paused sequence: it computes nothing, and its client may take long. */
+static uint32_t victim_paused(const struct sched *sched)
+{
+    uint32_t slot = sched->running.last;
+    while (slot != SEQ_NONE && !sched->seqs[slot].paused) slot = sched->seqs[slot].previous;
+    return slot;
+}
+
+/* Who gives its pages to slot: a paused one, else the youngest that is not in the plan. Older ones than slot are
  * spared, so that the oldest always gets on. */
 static uint32_t victim_for(const struct step *step, uint32_t slot)
 {
     const struct sched *sched = step->sched;
+    uint32_t paused = victim_paused(sched);
+    if (paused != SEQ_NONE) return paused;
     for (uint32_t i = sched->running.last; i != SEQ_NONE && i != slot; i = sched->seqs[i].previous)
         if (sched->seqs[i].rows_in_flight == 0) return i;
     return SEQ_NONE;
@@ -49,11 +59,10 @@ static void preempt(struct step *step, uint32_t slot)
     sched_seq_release_pages(sched, &sched->seqs[slot], step->now_ns);
     sched_seq_move(sched, slot, SEQ_WAITING, true);
     sched->preemptions++;
-    step->preempted = true;
 }
 
 /* One more page for a sequence: free, evicted, or taken from a younger one. */
-static int page_add(struct step *step, uint32_t slot, bool may_preempt)
+static int page_add(struct step *step, uint32_t slot)
 {
     struct sched *sched = step->sched;
     struct seq *seq = &sched->seqs[slot];
@@ -65,9 +74,10 @@ static int page_add(struct step *step, uint32_t slot, bool may_preempt)
             return 0;
         }
         if (prefix_evict(sched->prefix) == 0) continue;
-        uint32_t victim = may_preempt ? victim_for(step, slot) : SEQ_NONE;
+        uint32_t victim = victim_for(step, slot);
         if (victim == SEQ_NONE) return -ENOSPC;
         preempt(step, victim);
+        step->preempted = true;
     }
 }
 
@@ -76,7 +86,7 @@ static uint32_t pages_ensure(struct step *step, uint32_t slot, uint32_t rows)
 {
     struct seq *seq = &step->sched->seqs[slot];
     while (seq->page_count < sched_pages_for(seq->computed + rows)) {
-        if (page_add(step, slot, true) < 0) {
+        if (page_add(step, slot) < 0) {
             uint32_t places = seq->page_count * PAGE_TOKENS;
             return places > seq->computed ? places - seq->computed : 0;
         }
@@ -161,28 +171,20 @@ static void seq_plan(struct step *step, uint32_t slot, uint32_t rows)
     if (rows > step->rows_left) rows = step->rows_left;
     if (rows == 0) return;
     rows = pages_ensure(step, slot, rows);
-    if (rows == 0 && step->seq_count == 0 && victim_for(step, slot) == SEQ_NONE &&
-        step->sched->running.count > 1) {
-        preempt(step, slot); // the pages are with older, paused ones: wait outside
-        return;
-    }
     if (rows == 0 || !plan_has_room(step, seq, rows)) return;
     plan_push(step, slot, rows);
 }
 
-/* Passes 1 and 2: the running sequences with exactly one row left, or with more. */
+/* Steps 1 and 2: the running sequences with exactly one row left, or with more. */
 static void plan_running(struct step *step, bool decodes)
 {
     struct sched *sched = step->sched;
-    for (uint32_t slot = sched->running.first, next; slot != SEQ_NONE; slot = next) {
-        struct seq *seq = &sched->seqs[slot];
+    /* A preemption takes others out of the list, never the sequence that asked for it. */
+    for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next) {
+        const struct seq *seq = &sched->seqs[slot];
         uint32_t wanted = rows_wanted(seq);
-        next = seq->next;
         if (seq->paused || seq->rows_in_flight || (wanted == 1) != decodes) continue;
         seq_plan(step, slot, wanted);
-        /* A preemption may have taken `next` out of the list; start over (planned ones are skipped). */
-        if (step->preempted && next != SEQ_NONE && sched->seqs[next].state != SEQ_RUNNING)
-            next = seq->state == SEQ_RUNNING ? seq->next : SEQ_NONE;
     }
 }
 
@@ -228,6 +230,7 @@ static bool admit(struct step *step, uint32_t slot)
     struct sched *sched = step->sched;
     struct seq *seq = &sched->seqs[slot];
     uint32_t idle_hits;
+    if (sched->running.count == sched->conf.seqs_max) return false;
     uint32_t hits = prefix_match(sched, seq, &idle_hits);
     uint64_t need = sched_pages_for(seq->token_count) - hits;
     uint64_t have = pool_free_count(sched->pool) + (uint64_t)prefix_idle_count(sched->prefix) - idle_hits;
@@ -238,7 +241,6 @@ static bool admit(struct step *step, uint32_t slot)
         need += pages > other->page_count ? pages - other->page_count : 0;
     }
     if (need > have) return false;
-    if (!plan_has_room(step, seq, 1)) return false;
     sched_seq_move(sched, slot, SEQ_RUNNING, false);
     prefix_take(sched, seq, hits, step->now_ns);
     sched->prefix_queries += seq->token_count;
@@ -248,18 +250,24 @@ static bool admit(struct step *step, uint32_t slot)
     return true;
 }
 
+/* Step 3. */
 static void plan_waiting(struct step *step)
 {
     struct sched *sched = step->sched;
     uint32_t slot = sched->waiting.first;
-    while (slot != SEQ_NONE && step->rows_left > 0 && sched->running.count < sched->conf.seqs_max) {
-        struct seq *seq = &sched->seqs[slot];
+    while (slot != SEQ_NONE && step->rows_left > 0 && !step->preempted) {
+        const struct seq *seq = &sched->seqs[slot];
         uint32_t next = seq->next;
         if (is_scoring(seq) && step->score_rows_left == 0) break;
+        if (!plan_has_room(step, seq, 1)) break;
         if (!seq->paused) {
-            if (!admit(step, slot)) break; // in order: nobody overtakes one that does not fit yet
+            if (!admit(step, slot)) { // in order: nobody overtakes one that does not fit yet
+                uint32_t victim = victim_paused(sched);
+                if (victim == SEQ_NONE) break;
+                preempt(step, victim);
+                continue;
+            }
             seq_plan(step, slot, rows_wanted(seq));
-            if (step->preempted) break;
         }
         slot = next;
     }
@@ -277,13 +285,9 @@ int sched_plan(struct sched *sched, uint64_t now_ns, struct plan_writer *writer)
         .score_rows_left = PLAN_SCORE_ROWS_MAX,
     };
     plan_writer_begin(writer, sched->step + 1, sched->conf.epoch);
-    for (int attempt = 0; attempt < 2; attempt++) {
-        step.preempted = false;
-        plan_running(&step, true);
-        plan_running(&step, false);
-        if (!step.preempted) plan_waiting(&step);
-        if (step.seq_count > 0 || !step.preempted) break; // else the pages it freed may let another one on
-    }
+    plan_running(&step, true);
+    plan_running(&step, false);
+    plan_waiting(&step);
     if (step.seq_count == 0) return 0;
     sched->step++;
     sched->in_flight = true;

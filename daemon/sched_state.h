@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* sched_state - the insides that sched.c (life of a sequence), sched_plan.c (a step's order),
- * sched_done.c (a step's answer) and sched_check.c (audit) share. Nobody else includes this. */
+ * sched_done.c (a step's answer) and sched_check.c (audit) share. Nobody else but the simulation includes this. */
 #ifndef KVASIR_DAEMON_SCHED_STATE_H
 #define KVASIR_DAEMON_SCHED_STATE_H
 

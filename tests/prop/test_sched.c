@@ -21,9 +21,9 @@
 
 #include "common/base/check.h"
 #include "common/base/rng.h"
-#include "daemon/sched.h"
+#include "daemon/sched_state.h"
 
-enum { VOCAB = 64, CLIENTS = 96, LEN_MAX = 200 };
+enum { VOCAB = 64, CLIENTS = 96, LEN_MAX = 200, SLOTS_MAX = 128 };
 
 struct client { // what the simulation knows of one request
     bool live, paused;
@@ -34,6 +34,7 @@ struct client { // what the simulation knows of one request
     uint32_t bias_count, min_output, min_bias_count;
     uint32_t tokens[LEN_MAX];
     uint64_t token_step; // of the plan that gave the last token
+    uint32_t cached;     // as first told
 };
 
 struct sim {
@@ -53,6 +54,9 @@ struct sim {
     struct client clients[CLIENTS];
     uint64_t now_ns;
     uint64_t finished, cancelled, lost, refused, tokens;
+    uint32_t prompt_max; // of this round: short prompts with long outputs make for preemptions
+    uint64_t seq_id_last[SLOTS_MAX];
+    bool was_running[SLOTS_MAX]; // before the plan
 };
 
 static const struct plan_bias biases[] = {{1, 1.0F}, {2, 2.0F}, {3, -1.0F}};
@@ -102,8 +106,10 @@ static void sim_init(struct sim *sim, uint64_t seed)
 {
     memset(sim, 0, sizeof *sim);
     sim->rng.state = seed;
-    uint32_t pages = 14 + (uint32_t)rng_below(&sim->rng, 120), ranks = 1 + (uint32_t)rng_below(&sim->rng, 2);
+    uint32_t pages = 13 + (uint32_t)rng_below(&sim->rng, rng_below(&sim->rng, 2) ? 20 : 120);
+    uint32_t ranks = 1 + (uint32_t)rng_below(&sim->rng, 2);
     uint32_t seqs = 1 + (uint32_t)rng_below(&sim->rng, 24);
+    sim->prompt_max = rng_below(&sim->rng, 2) ? 20 : LEN_MAX - 40;
     struct sched_conf conf = {.seqs_max = seqs,
                               .tokens_max = seqs + (uint32_t)rng_below(&sim->rng, 100),
                               .queue_max = 1 + (uint32_t)rng_below(&sim->rng, 40),
@@ -142,6 +148,10 @@ static void plan_seq_check(const struct sim *sim, const struct plan_view *plan, 
     uint32_t known = client->prompt_count + client->output_count, end = seq->pos_first + seq->token_count;
     assert_false(client->paused);
     assert_true(end <= known);
+    for (uint32_t i = 0; i < seq->page_count; i++) {
+        struct plan_page page = plan->pages[seq->page_first + i];
+        assert_int_equal(page.generation, pool_desc(sim->pool, page.page_idx)->generation);
+    }
     assert_memory_equal(plan->tokens + seq->token_first, client->tokens + seq->pos_first,
                         seq->token_count * sizeof(uint32_t));
     assert_int_equal(!!(seq->flags & PLAN_SAMPLE), end == known);
@@ -162,6 +172,39 @@ static void plan_seq_check(const struct sim *sim, const struct plan_view *plan, 
                          end < client->prompt_count ? client->tokens[end] : PLAN_TOKEN_NONE);
 }
 
+/* What a plan leaves undone: with the insides of the scheduler, because only they tell the order. */
+static void fairness_check(const struct sim *sim, uint32_t rows)
+{
+    const struct sched *sched = sim->sched;
+    bool oldest_seen = false, preempted = false, admitted = false;
+    uint64_t need = 0;
+    for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next) {
+        const struct seq *seq = &sched->seqs[slot];
+        uint32_t pages = sched_pages_for(seq->token_count);
+        need += pages > seq->page_count ? pages - seq->page_count : 0;
+        admitted |= !sim->was_running[slot];
+        if (seq->paused) continue;
+        if (!oldest_seen) assert_true(seq->rows_in_flight > 0); // the oldest always gets on
+        oldest_seen = true;
+        bool has_place = seq->page_count * PAGE_TOKENS > seq->computed;
+        bool scoring = seq->score_prompt && seq->scored < seq->prompt_count;
+        if (!seq->rows_in_flight && has_place && !scoring) assert_int_equal(rows, sim->conf.tokens_max);
+    }
+    for (uint32_t slot = sched->waiting.first; slot != SEQ_NONE; slot = sched->seqs[slot].next)
+        preempted |= sim->was_running[slot] && !sched->seqs[slot].paused;
+    if (!admitted) return;
+    assert_false(preempted); // nobody comes in where somebody had to go
+    assert_true(need <= pool_free_count(sim->pool) + prefix_idle_count(sim->prefix));
+}
+
+static void running_note(struct sim *sim)
+{
+    const struct sched *sched = sim->sched;
+    memset(sim->was_running, 0, sizeof sim->was_running);
+    for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next)
+        sim->was_running[slot] = true;
+}
+
 static void plan_check(const struct sim *sim, const struct plan_view *plan)
 {
     uint32_t rows = 0, score_rows = 0;
@@ -176,6 +219,7 @@ static void plan_check(const struct sim *sim, const struct plan_view *plan)
     assert_true(rows <= sim->conf.tokens_max);
     assert_true(plan->header->seq_count <= sim->conf.seqs_max);
     assert_true(score_rows <= PLAN_SCORE_ROWS_MAX);
+    fairness_check(sim, rows);
 }
 
 /* ---- the simulated worker ---- */
@@ -256,7 +300,7 @@ static struct client *client_of(struct sim *sim, void *owner)
 static void client_submit(struct sim *sim, struct client *client)
 {
     uint32_t family = (uint32_t)rng_below(&sim->rng, 4), shared = (uint32_t)rng_below(&sim->rng, 80);
-    *client = (struct client){.prompt_count = 1 + (uint32_t)rng_below(&sim->rng, LEN_MAX - 40)};
+    *client = (struct client){.prompt_count = 1 + (uint32_t)rng_below(&sim->rng, sim->prompt_max)};
     client->output_max = 1 + (uint32_t)rng_below(&sim->rng, LEN_MAX - client->prompt_count);
     client->scores = rng_below(&sim->rng, 20) == 0;
     for (uint32_t i = 0; i < client->prompt_count; i++)
@@ -284,8 +328,13 @@ static void client_submit(struct sim *sim, struct client *client)
         .owner = client};
     int r = sched_submit(sim->sched, &request, &client->seq_id);
     bool fits = (client->prompt_count + client->output_max + 15) / 16 <= pool_geometry(sim->pool)->page_count;
-    if (r == 0) client->live = true;
-    else assert_true(r == ERR_FULL || (r == ERR_LIMIT && !fits));
+    if (r == 0) {
+        uint32_t slot = (uint32_t)client->seq_id;
+        client->live = true;
+        assert_true(slot < sim->sched->slot_count && slot < SLOTS_MAX);
+        assert_true(client->seq_id > sim->seq_id_last[slot]); // an id never comes twice
+        sim->seq_id_last[slot] = client->seq_id;
+    } else assert_true(r == ERR_FULL || (r == ERR_LIMIT && !fits));
 }
 
 static void client_cancel(struct sim *sim, struct client *client)
@@ -325,6 +374,11 @@ static void client_event(struct sim *sim, const struct sched_event *event, uint6
     if (client->scores) assert_int_equal(client->scored, client->prompt_count);
     assert_true(client->output_count == 0 || client->token_step != step); // one token a step
     client->token_step = step;
+    struct sched_seq_info info;
+    sched_seq_info(sim->sched, event->seq_id, &info);
+    assert_true(info.running && info.admitted && info.cached_count < client->prompt_count);
+    if (client->output_count > 0) assert_int_equal(info.cached_count, client->cached);
+    client->cached = info.cached_count;
     uint64_t history = 0; // what must come, from the whole history
     for (uint32_t i = 0; i < client->prompt_count + client->output_count; i++)
         history = history_step(history, client->tokens[i]);
@@ -391,6 +445,7 @@ static void sim_step(struct sim *sim, uint64_t step)
 {
     sim->now_ns += 1 + rng_below(&sim->rng, 1000000);
     clients_act(sim);
+    running_note(sim);
     int seqs = sched_plan(sim->sched, sim->now_ns, sim->writer);
     conservation_check(sim, "planned", step);
     if (seqs == 0) return;
@@ -432,6 +487,7 @@ static void sim_drain(struct sim *sim)
         sched_stats(sim->sched, &stats);
         if (stats.running_count + stats.waiting_count == 0) break;
         assert_true(step < steps_max);
+        running_note(sim);
         int seqs = sched_plan(sim->sched, ++sim->now_ns, sim->writer);
         assert_true(seqs > 0); // never idle with work to do
         struct plan_view plan;
@@ -506,6 +562,7 @@ static int quiet_step(struct sim *sim)
 {
     struct plan_view plan;
     struct done_view done;
+    running_note(sim);
     int seqs = sched_plan(sim->sched, ++sim->now_ns, sim->writer);
     conservation_check(sim, "planned", sim->now_ns);
     if (seqs == 0) return 0;
