@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A step with a model that is a formula and pages in plain memory: what is sampled, scored and sealed, in one
+ * pass over the logits or in many. The functions below stand in for model.c and pages.c. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <errno.h>
+#include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "common/base/hash.h"
+#include "tests/unit/plan_sample.h"
+#include "worker/sample.h"
+#include "worker/step.h"
+
+enum { PAGE_BYTES = 512, VOCAB = 1000 };
+
+static struct pool_header header;
+static uint8_t payload[32 * PAGE_BYTES];
+static float logits[64 * VOCAB];
+static unsigned forward_count, rows_most;
+static int forward_r, pages_r;
+static bool is_nan;
+
+/* The model: the logit of token t after a row that holds token x. */
+static float logit_of(uint32_t x, uint32_t t)
+{
+    return (float)((x * 7919u + t * 104729u) % 1009u) / 100.0f;
+}
+
+int model_forward(struct model *model, const struct kern_batch *batch, const uint32_t *logit_rows,
+                  uint32_t logit_count, const float **ret_logits, struct err *err)
+{
+    (void)model;
+    forward_count++;
+    if (logit_count > rows_most) rows_most = logit_count;
+    for (uint32_t i = 0; i < logit_count; i++)
+        for (uint32_t t = 0; t < VOCAB; t++)
+            logits[i * VOCAB + t] = logit_of(batch->tokens[logit_rows[i]], t);
+    if (is_nan) logits[5] = NAN;
+    for (uint32_t s = 0; s < batch->seq_count; s++) { // "keys and values": the tokens, at their positions
+        const struct kern_seq *seq = &batch->seqs[s];
+        for (uint32_t i = 0; i < seq->row_count; i++) {
+            uint32_t at = seq->pos_first + i;
+            assert_int_equal(batch->positions[seq->row_first + i], at);
+            assert_true(at / 16 < seq->page_count);
+            uint8_t *page = payload + seq->pages[at / 16] * PAGE_BYTES;
+            memcpy(page + at % 16 * 4, &batch->tokens[seq->row_first + i], 4);
+        }
+    }
+    *ret_logits = logits;
+    return forward_r < 0 ? ERR(err, forward_r, "machine fault") : 0;
+}
+
+void model_parallel(struct model *model, void (*fn)(void *arg, uint32_t piece), void *arg,
+                    uint32_t piece_count)
+{
+    (void)model;
+    for (uint32_t i = piece_count; i-- > 0;) fn(arg, i); // any order will do
+}
+
+const struct pool_header *pages_header(const struct pages *pages)
+{
+    (void)pages;
+    return &header;
+}
+
+void *pages_payload(const struct pages *pages)
+{
+    (void)pages;
+    return payload;
+}
+
+int pages_check(struct pages *pages, const struct plan_view *plan, struct err *err)
+{
+    (void)pages;
+    (void)plan;
+    return pages_r < 0 ? ERR(err, pages_r, "pages") : 0;
+}
+
+static struct plan_limits limits;
+static _Alignas(8) uint8_t plan[SAMPLE_BYTES];
+static size_t plan_bytes;
+static struct plan_view view;
+
+static int setup(void **state)
+{
+    (void)state;
+    struct plan_writer *writer;
+    limits = sample_limits;
+    limits.rank_count = 1;
+    header.geometry.page_bytes = PAGE_BYTES;
+    forward_count = rows_most = 0;
+    forward_r = pages_r = 0;
+    is_nan = false;
+    if (plan_writer_new(&limits, &writer) < 0) return -1;
+    plan_bytes = sample_plan(writer, plan);
+    plan_writer_free(writer);
+    return plan_verify(plan, plan_bytes, &limits, &view, NULL);
+}
+
+/* Runs the sample plan. -> the status; the completion in done, verified. */
+static int run_step(uint32_t logits_max, uint64_t epoch, uint8_t *done, size_t *ret_bytes,
+                    struct done_view *ret_view)
+{
+    struct step_conf conf = {.limits = &limits, .epoch = epoch, .threads = 3, .logits_max = logits_max};
+    struct step *step;
+    struct err err = {0};
+    assert_int_equal(step_new(&conf, &step, &err), 0);
+    int r = step_run(step, plan, plan_bytes, done, done_bytes_max(&limits), ret_bytes, &err);
+    step_free(step);
+    if (done_verify(done, *ret_bytes, &limits, &view, ret_view, &err) < 0) fail_msg("%s", err.text);
+    assert_int_equal(ret_view->header->status, r);
+    return r;
+}
+
+static void *done_new(void)
+{
+    void *done = calloc(1, done_bytes_max(&limits));
+    assert_non_null(done);
+    return done;
+}
+
+static void test_step_samples_scores_and_seals(void **state)
+{
+    (void)state;
+    uint8_t *done = done_new();
+    size_t bytes;
+    struct done_view out;
+    assert_int_equal(run_step(64, 44, done, &bytes, &out), 0);
+    assert_int_equal(forward_count, 1);
+    // The scores, against the definition: a log-softmax in double.
+    const struct plan_seq *asked = &view.seqs[1];
+    for (uint32_t i = 0; i < asked->token_count; i++) {
+        uint32_t x = view.tokens[asked->token_first + i];
+        uint32_t target = i + 1 < asked->token_count ? view.tokens[asked->token_first + i + 1] : 999;
+        double sum = 0;
+        uint32_t rank = 1;
+        for (uint32_t t = 0; t < VOCAB; t++) {
+            sum += exp(logit_of(x, t));
+            rank += logit_of(x, t) > logit_of(x, target) ||
+                    (logit_of(x, t) == logit_of(x, target) && t < target);
+        }
+        const struct done_score *score = &out.scores[out.seqs[1].score_first + i];
+        assert_int_equal(score->token, target);
+        assert_true(fabs(score->logprob - (logit_of(x, target) - log(sum))) < 1e-4);
+        assert_true(score->rank <= rank); // equal logits may count as one rank
+        assert_int_equal(score->top_count, 1);
+    }
+    // Greedy with a bias of 2.5 on token 8, in the sequence that scores as well.
+    uint32_t x = view.tokens[view.seqs[2].token_first + 15], best = 0;
+    for (uint32_t t = 0; t < VOCAB; t++) {
+        float logit = logit_of(x, t) + (t == 8 ? 2.5f : t == 7 ? -1e30f : 0), most = logit_of(x, best);
+        if (best == 8) most += 2.5f;
+        if (logit > most) best = t;
+    }
+    assert_int_equal(out.seqs[2].token, best);
+    assert_int_equal(out.seqs[2].score_count, 16);
+    assert_int_equal(out.scores[out.seqs[2].score_first + 15].token, PLAN_TOKEN_NONE);
+    assert_int_equal(out.seqs[0].top_count, 3);
+    // Pages 2, 3 and 5 are full.
+    const uint32_t full[] = {2, 3, 5};
+    assert_int_equal(out.header->seal_count, 3);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(out.seals[i].page_idx, full[i]);
+        assert_true(out.seals[i].checksum == hash64(payload + full[i] * PAGE_BYTES, PAGE_BYTES));
+    }
+    free(done);
+}
+
+static void test_step_in_pieces_is_the_same_step(void **state)
+{
+    (void)state;
+    uint8_t *whole = done_new(), *pieces = done_new();
+    size_t whole_bytes, bytes;
+    struct done_view out;
+    assert_int_equal(run_step(64, 44, whole, &whole_bytes, &out), 0);
+    for (uint32_t logits_max = 1; logits_max < 50; logits_max += 7) {
+        forward_count = rows_most = 0;
+        assert_int_equal(run_step(logits_max, 44, pieces, &bytes, &out), 0);
+        uint32_t rows = 1 + 27 + 16; // of the plan that need logits: all but none
+        assert_int_equal(forward_count, (rows + logits_max - 1) / logits_max);
+        assert_true(rows_most <= logits_max);
+        assert_int_equal(bytes, whole_bytes);
+        assert_memory_equal(pieces + sizeof(struct done_header), whole + sizeof(struct done_header),
+                            bytes - sizeof(struct done_header));
+    }
+    free(whole);
+    free(pieces);
+}
+
+static void test_step_failures_are_answers(void **state)
+{
+    (void)state;
+    uint8_t *done = done_new();
+    size_t bytes;
+    struct done_view out;
+    forward_r = -EIO;
+    assert_int_equal(run_step(64, 44, done, &bytes, &out), -EIO);
+    assert_int_equal(bytes, sizeof(struct done_header));
+    forward_r = 0;
+    is_nan = true;
+    assert_int_equal(run_step(64, 44, done, &bytes, &out), ERR_FORMAT);
+    is_nan = false;
+    pages_r = ERR_PEER;
+    forward_count = 0;
+    assert_int_equal(run_step(64, 44, done, &bytes, &out), ERR_PEER);
+    assert_int_equal(forward_count, 0); // nothing was written
+    free(done);
+}
+
+static void test_step_refuses_another_epoch_and_what_is_no_plan(void **state)
+{
+    (void)state;
+    uint8_t *done = done_new();
+    size_t bytes;
+    struct err err = {0};
+    struct step *step;
+    struct step_conf conf = {.limits = &limits, .epoch = 45, .threads = 1, .logits_max = 4};
+    assert_int_equal(step_new(&conf, &step, &err), 0);
+    for (size_t len = 0; len <= plan_bytes; len += 4) { // whole, it is of epoch 44
+        assert_int_equal(step_run(step, plan, len, done, done_bytes_max(&limits), &bytes, &err), ERR_PEER);
+        assert_int_equal(bytes, sizeof(struct done_header));
+    }
+    assert_int_equal(forward_count, 0);
+    step_free(step);
+    free(done);
+}
+
+static void test_step_logits_max_holds_a_row_of_every_sequence(void **state)
+{
+    (void)state;
+    struct plan_limits some = {.seqs_max = 256, .tokens_max = 8192, .vocab_count = 49152};
+    assert_int_equal(step_logits_max(&some), 682); // 128 MiB / (4 * 49152)
+    some.vocab_count = MODEL_VOCAB_MAX;
+    assert_int_equal(step_logits_max(&some), 256);
+    some.tokens_max = 16;
+    assert_int_equal(step_logits_max(&some), 16);
+}
+
+int main(void)
+{
+#define CASE(name) cmocka_unit_test_setup(name, setup)
+    const struct CMUnitTest tests[] = {
+        CASE(test_step_samples_scores_and_seals),
+        CASE(test_step_in_pieces_is_the_same_step),
+        CASE(test_step_failures_are_answers),
+        CASE(test_step_refuses_another_epoch_and_what_is_no_plan),
+        CASE(test_step_logits_max_holds_a_row_of_every_sequence),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
