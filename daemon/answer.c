@@ -251,14 +251,14 @@ static void put_prompt_logprobs(struct buf *out, const struct answer_context *co
 
 /* ---- whole answers ---- */
 
-static void put_finish(struct buf *out, const struct choice *choice)
+static void put_finish(struct buf *out, const struct params *params, const struct choice *choice)
 {
     const char *name = finish_name(choice->finish);
     buf_puts(out, ",\"finish_reason\":");
     if (name) put_text(out, name);
     else buf_puts(out, "null");
     buf_puts(out, ",\"stop_reason\":");
-    if (choice->stop_text) put_text(out, choice->stop_text);
+    if (choice->stop_idx >= 0) put_text(out, params->stops[choice->stop_idx].text);
     else if (choice->stop_token != TOKEN_NONE) buf_printf(out, "%" PRIu32, choice->stop_token);
     else buf_puts(out, "null");
 }
@@ -290,7 +290,7 @@ static void put_choice(struct buf *out, const struct answer_context *context, co
         else buf_put_json_string(out, buf_text(&choice->text), choice->text.len);
     }
     put_logprobs(out, context, choice, 0, params->echo);
-    put_finish(out, choice);
+    put_finish(out, params, choice);
     if (params->kind == PARAMS_COMPLETION) put_prompt_logprobs(out, context, choice);
     if (params->return_token_ids) {
         buf_puts(out, ",\"token_ids\":");
@@ -355,7 +355,7 @@ void answer_write_chunk(struct buf *out, const struct answer_context *context, s
     buf_printf(out, ",\"choices\":[{\"index\":%" PRIu32, choice->index);
     put_delta(out, context, choice, update);
     put_logprobs(out, context, choice, first, false);
-    put_finish(out, choice);
+    put_finish(out, params, choice);
     if (params->return_token_ids) {
         buf_puts(out, ",\"token_ids\":");
         put_token_ids(out, choice->tokens.items + first, choice->tokens.count - first);

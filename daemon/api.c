@@ -13,14 +13,11 @@
 #include "common/base/check.h"
 #include "common/base/clock.h"
 #include "common/base/json.h"
+#include "config.h"
 #include "daemon/answer.h"
 #include "daemon/conn.h"
 #include "daemon/http.h"
 #include "daemon/request.h"
-
-#ifndef PACKAGE_VERSION
-#define PACKAGE_VERSION "unknown"
-#endif
 
 enum { SMALL_ANSWER_BYTES_MAX = 4 << 20 };
 

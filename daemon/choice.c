@@ -15,6 +15,7 @@ void choice_init(struct choice *choice, void *request, uint32_t index, uint32_t 
         .index = index,
         .prompt_idx = prompt_idx,
         .stop_token = TOKEN_NONE,
+        .stop_idx = -1,
     };
     buf_init(&choice->text, text_bytes_max);
 }
@@ -95,7 +96,7 @@ int choice_record(struct choice *choice, const struct generation_update *update)
     }
     if (choice->generation) choice->cached_count = generation_cached_count(choice->generation);
     choice->finish = update->finish;
-    choice->stop_text = update->stop_text;
+    choice->stop_idx = update->stop_idx;
     choice->stop_token = update->stop_token;
     return r;
 }

@@ -30,7 +30,7 @@ struct choice {
     struct choice_tokens tokens; // output tokens
     struct choice_tokens scores; // prompt tokens 1.. with prompt_logprobs
     enum finish_reason finish;
-    const char *stop_text; // into params
+    int32_t stop_idx; // of params.stops, or -1
     uint32_t stop_token;
     uint32_t cached_count;
     bool started, role_sent;

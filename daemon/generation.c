@@ -173,20 +173,23 @@ uint64_t generation_first_ns(const struct generation *generation)
 
 /* ---- text and stops ---- */
 
-/* The earliest stop string in the held text; -1 when there is none. */
-static int stop_find(const struct generation *generation, size_t *ret_at)
+/* The stop string in the held text that ends first, the longest of several; -1 when there is none. */
+static int32_t stop_find(const struct generation *generation, size_t *ret_at)
 {
-    int found = -1;
-    size_t best = SIZE_MAX;
+    int32_t found = -1;
+    size_t best_at = 0, best_end = SIZE_MAX;
     const char *text = buf_text(&generation->text);
     for (uint32_t i = 0; i < generation->stop_count; i++) {
-        const char *at = memmem(text, generation->text.len, generation->stops[i].text,
-                                generation->stops[i].len);
-        if (!at || (size_t)(at - text) >= best) continue;
-        best = (size_t)(at - text);
-        found = (int)i;
+        const struct stop_string *stop = &generation->stops[i];
+        const char *match = memmem(text, generation->text.len, stop->text, stop->len);
+        if (!match) continue;
+        size_t at = (size_t)(match - text), end = at + stop->len;
+        if (end > best_end || (end == best_end && at >= best_at)) continue;
+        best_at = at;
+        best_end = end;
+        found = (int32_t)i;
     }
-    *ret_at = best;
+    *ret_at = best_at;
     return found;
 }
 
@@ -211,32 +214,41 @@ static bool stop_token_matches(const struct generation *generation, uint32_t id)
     return false;
 }
 
+/* Why the token itself ends the generation, if it does. */
+static enum finish_reason token_finish(const struct generation *generation, uint32_t id, uint32_t *stop_token)
+{
+    bool end = !generation->ignore_end && tokenizer_is_end(generation->tokenizer, id);
+    bool stop = stop_token_matches(generation, id);
+    if (stop && !end) *stop_token = id;
+    if (end || stop) return FINISH_STOP;
+    return generation->output_count >= generation->output_max ? FINISH_LENGTH : FINISH_NONE;
+}
+
 /* Decides whether the token ends the generation, and how much of the held text may go out. */
 static void token_judge(struct generation *generation, uint32_t id, struct generation_update *update)
 {
-    bool past_min = generation->output_count > generation->min_tokens || generation->min_tokens == 0;
-    bool end = !generation->ignore_end && tokenizer_is_end(generation->tokenizer, id);
-    bool stop_token = stop_token_matches(generation, id);
-    update->stop_token = TOKEN_NONE;
-    if (end || stop_token) {
-        if (stop_token && !end) update->stop_token = id;
-        update->finish = FINISH_STOP;
-    } else {
-        (void)detok_push(&generation->detok, id, &generation->text); // bounded by construction
+    struct buf *text = &generation->text;
+    update->finish = token_finish(generation, id, &update->stop_token);
+    if (update->finish != FINISH_STOP || generation->include_stop)
+        (void)detok_push(&generation->detok, id, text); // its error is sticky in text
+    /* Before the stop strings are looked for: the end may complete one. */
+    if (update->finish != FINISH_NONE) (void)detok_flush(&generation->detok, text); // as above
+    if (text->error) {
+        update->finish = FINISH_ERROR;
+        return;
     }
+    /* As vLLM: a stop string counts when it is completed past the first min_tokens tokens. */
+    bool past_min = generation->output_count > generation->min_tokens || generation->min_tokens == 0;
     size_t at;
-    int stop = past_min ? stop_find(generation, &at) : -1;
+    int32_t stop = past_min ? stop_find(generation, &at) : -1;
     if (stop >= 0) {
         update->finish = FINISH_STOP;
-        update->stop_text = generation->stops[stop].text;
+        update->stop_idx = stop;
+        update->stop_token = TOKEN_NONE;
         update->text_len = at + (generation->include_stop ? generation->stops[stop].len : 0);
         return;
     }
-    if (update->finish == FINISH_NONE && generation->output_count >= generation->output_max)
-        update->finish = FINISH_LENGTH;
-    if (update->finish != FINISH_NONE) (void)detok_flush(&generation->detok, &generation->text); // as above
-    size_t held = update->finish == FINISH_NONE ? stop_prefix_bytes(generation) : 0;
-    update->text_len = generation->text.len - held;
+    update->text_len = text->len - (update->finish == FINISH_NONE ? stop_prefix_bytes(generation) : 0);
 }
 
 static void update_send(struct generation *generation, struct generation_update *update)
@@ -266,7 +278,7 @@ static void token_event(struct generation *generation, const struct sched_event 
         .tops = tops + seq->top_first,
         .top_count = seq->top_count,
     };
-    struct generation_update update = {.token = &token, .finish = FINISH_NONE};
+    struct generation_update update = {.token = &token, .stop_token = TOKEN_NONE, .stop_idx = -1};
     if (generation->output_count++ == 0) generation->first_ns = clock_mono_ns();
     token_judge(generation, seq->token, &update);
     update_send(generation, &update);
@@ -283,7 +295,7 @@ void generation_event(const struct sched_event *event, const struct done_top *to
         token_event(generation, event, tops);
         return;
     }
-    struct generation_update update = {.stop_token = TOKEN_NONE};
+    struct generation_update update = {.stop_token = TOKEN_NONE, .stop_idx = -1};
     if (event->kind == SCHED_FAILED) update.finish = FINISH_ERROR;
     update.scores = event->scores;
     update.score_tops = tops;

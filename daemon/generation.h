@@ -2,7 +2,9 @@
 /* generation - one generated choice: a sequence of the engine, its text, and why it ends.
  *
  * Tokens come in from the engine; out go updates with text that is complete UTF-8 and can no longer become part of
- * a stop string. The generation removes its sequence from the engine itself when it finishes. Loop thread only. */
+ * a stop string. Of several stop strings the one that is complete first wins, and of those the longest, so that the
+ * answer does not depend on how the text falls into tokens. The generation removes its sequence from the engine
+ * itself when it finishes. Loop thread only. */
 #ifndef KVASIR_DAEMON_GENERATION_H
 #define KVASIR_DAEMON_GENERATION_H
 
@@ -17,7 +19,7 @@ enum finish_reason {
     FINISH_NONE,
     FINISH_STOP,   // an end token, a stop token or a stop string
     FINISH_LENGTH, // max_tokens, or the context is full
-    FINISH_ERROR,  // the worker could not sample
+    FINISH_ERROR,  // the worker could not sample, or there is no memory for the text
 };
 
 struct generation_token {
@@ -33,7 +35,7 @@ struct generation_update {
     size_t text_len;
     const struct generation_token *token; // the new output token; NULL in updates that carry only scores
     enum finish_reason finish;            // != FINISH_NONE: the last update
-    const char *stop_text;                // the stop string that matched (FINISH_STOP), or NULL
+    int32_t stop_idx;                     // of the stop string that matched (FINISH_STOP), or -1
     uint32_t stop_token;                  // the stop token id of the request that matched, or TOKEN_NONE
     /* Prompt scores: of prompt tokens [score_position + 1, score_position + 1 + score_count). */
     const struct done_score *scores;
@@ -60,7 +62,7 @@ struct generation_params {
     uint32_t stop_token_count; // at most STOP_MAX
     uint32_t min_tokens;
     bool ignore_end;   // end tokens of the vocabulary do not stop (ignore_eos)
-    bool include_stop; // the stop string stays in the text
+    bool include_stop; // the stop string, or the stop token's text, stays in the text
     bool skip_special; // special tokens give no text
     bool score_prompt;
     struct hash128 salt; // keeps its cached prefixes apart from others'; zero: shared

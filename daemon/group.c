@@ -41,7 +41,7 @@ struct group {
     uint64_t restarts;
     bool ever_ready;
     uint32_t progress;
-    char killed_for[64];   // why we killed it ourselves, "" otherwise
+    char killed_for[256];  // why we killed it ourselves, "" otherwise
     uint32_t handles_open; // of wake, timer, stall, and the process's while it is closing
     bool freeing;
     void (*on_freed)(void *owner);
@@ -316,9 +316,10 @@ void group_stop(struct group *group)
     uv_timer_start(&group->timer, stopped_later, 0, 0);
 }
 
-void group_kill(struct group *group)
+void group_kill(struct group *group, const char *why)
 {
-    (void)snprintf(group->killed_for, sizeof group->killed_for, "it answered with invalid data");
+    (void)snprintf(group->killed_for, sizeof group->killed_for, "it answered with invalid data: %s",
+                   why); // may be cut
     (void)process_signal(&group->process, SIGKILL); // gone already is fine too
 }
 

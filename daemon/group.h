@@ -60,7 +60,8 @@ struct group_conf {
 int group_new(const struct group_conf *conf, struct group **ret_group, struct err *err); // makes the link
 int group_start(struct group *group, struct err *err);
 void group_stop(struct group *group); // on_stopped follows, always later
-void group_kill(struct group *group); // the process wrote nonsense: on_lost follows
+/* The process wrote nonsense, and this is which: on_lost follows with it. */
+void group_kill(struct group *group, const char *why);
 void group_free(struct group *group,
                 void (*on_freed)(void *owner)); // STOPPED or FAILED; removes the link's name
 
