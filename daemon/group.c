@@ -319,7 +319,7 @@ void group_stop(struct group *group)
 void group_kill(struct group *group, const char *why)
 {
     (void)snprintf(group->killed_for, sizeof group->killed_for, "it answered with invalid data: %s",
-                   why); // may be cut
+                   why);                            // may be cut
     (void)process_signal(&group->process, SIGKILL); // gone already is fine too
 }
 

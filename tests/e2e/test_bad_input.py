@@ -110,8 +110,9 @@ def serves(d):
 def outside(lowest, highest, whole):
     """Texts of numbers outside [lowest, highest], and of things that are no such number."""
     step = 1 if whole else 1e-3
-    candidates = [lowest - step, highest + step, lowest - 1, highest + 1, 2**31, -2**31, 2**63, -2**63 - 2048]
-    texts = [repr(v) for v in candidates if not lowest <= v <= highest]
+    candidates = [lowest - step, highest + step, lowest - 1, highest + 1, 2**31, -2**31, 2**63, -2**63, -2**65]
+    # JSON numbers are doubles to the daemon, so -2**63 - 1 is -2**63
+    texts = [repr(v) for v in candidates if not lowest <= float(v) <= highest]
     texts += ["1e400", "-1e400", '"1"', '""', "true", "false", "[]", "[1]", "{}"]
     if whole:
         texts += ["1.5", "1e-1", "0.99999"]
@@ -208,14 +209,18 @@ def test_bodies_that_are_no_json(d):
 
 
 def test_other_json_never_crashes(d):
-    """y_ as the value of an unknown field is accepted; i_ may go either way."""
+    """y_ as the value of an unknown field is accepted, but for what the parser behind the check of grammar would
+    silently change (NUL in a string, a number of over 63 bytes); i_ may go either way."""
+    changed = {"y_number_double_close_to_zero.json", "y_object_escaped_null_in_key.json",
+               "y_string_null_escape.json"}
     for path in sorted(glob.glob(vectors_path("json") + "/[yi]_*.json")):
         with open(path, "rb") as file:
             content = file.read().strip()
         body = b'{"max_tokens": 1, "temperature": 0, "prompt": "a", "x": ' + content + b"}"
         status = d.call("POST", COMPLETION, body).status
-        wanted = (200,) if os.path.basename(path).startswith("y_") else (200, 400)
-        require(status in wanted, f"{os.path.basename(path)}: {status}")
+        name = os.path.basename(path)
+        wanted = (400,) if name in changed else (200,) if name.startswith("y_") else (200, 400)
+        require(status in wanted, f"{name}: {status}")
 
 
 def test_depth_is_bounded_at_64(d):
@@ -245,7 +250,7 @@ def test_bodies_over_the_limit(d):
     expect(d.call("POST", COMPLETION, fits).status, 200, "exactly the limit")
     refused(d, COMPLETION, json.dumps({**fits, "x": fits["x"] + "x"}).encode(), 413, named=False)
     head = b"POST /v1/completions HTTP/1.1\r\nHost: h\r\n"
-    for rest in (b"Content-Length: 99999999999\r\n\r\n", b"Content-Length: 18446744073709551617\r\n\r\n",
+    for rest in (b"Content-Length: 99999999999\r\n\r\n", b"Content-Length: 99999999999999999\r\n\r\n",
                  b"Transfer-Encoding: chunked\r\n\r\n4000000\r\n"):
         with socket.create_connection(d.address, 10) as sock:
             sock.sendall(head + rest)
@@ -268,7 +273,7 @@ def test_prompts_longer_than_the_context(d):
 
 def test_unknown_models(d):
     for route in BOTH:
-        for name in ("other", "", d.model + "x", d.model[:-1], "x" * 100000, "\u0000", "%s%n"):
+        for name in ("other", "", d.model + "x", d.model[:-1], "x" * 100000, "%s%n", "../x"):
             refused(d, route, body_with(route, "model", json.dumps(name)), 404, "model")
 
 
@@ -303,6 +308,7 @@ def test_http_that_is_wrong(d):
         (b"GET /health HTTP/1.1\r\n\r\n", 400), (get + b"Host: i\r\n\r\n", 400),
         (get + b"A b: c\r\n\r\n", 400), (get + b"A: \x00\r\n\r\n", 400),
         (get + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        (get + b"Content-Length: 18446744073709551617\r\n\r\n", 400),
         (get + b"Content-Length: -1\r\n\r\n", 400), (get + b"Content-Length: 1x\r\n\r\n", 400),
         (get + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
         (get + b"Transfer-Encoding: gzip, chunked\r\n\r\n", 501),

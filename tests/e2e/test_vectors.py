@@ -4,19 +4,22 @@
 
 test_vectors.py [--full] [--levels ref,auto,...] [PART OF A NAME]. Everything goes through the API: the
 likeliest tokens by `logprobs`, others by `prompt_logprobs` of the prompt with that token behind it, greedy
-outputs by `max_tokens`. Without --full the real model's longest case and all but some windows of the NLL are
-left out at the reference level, which is slow.
+outputs by `max_tokens`. Without --full the real model's longest case and the NLL are left out at the
+reference level, which is slow.
 
 Limits. Real model: at the reference level (float activations, f16 pages) mean |difference of log-probability|
 over the reference's 20 likeliest tokens <= 0.005 in every case, no other greedy token where the reference's
 lead is >= 0.03, NLL within 0.1 %; at fast levels (int8 activations) <= 0.2 in every case and 0.09 over all, no
-other greedy token at a lead >= 0.35 before the first at a smaller one, NLL within 0.7 %. Tiny models: those
-of their README, where f16 pages allow them."""
+other greedy token at a lead >= 0.35 before the first at a smaller one, NLL within 0.7 %. Tiny models: no
+other greedy or likeliest token at a lead of 0.02 (int8: 0.9), |difference of log-probability| <= 0.02 and
+KL <= 2e-5 (int8: 1.0 and 0.06). Their README's 1e-3 is for float keys and values, which a pool of f16 pages
+does not have; the unit tests of the model hold it with f32 pages."""
 import argparse
 import glob
 import json
 import math
 import os
+import re
 import time
 
 from kvasir_test import (Daemon, Skip, Tap, in_parallel, model_path, note, vectors_path)
@@ -25,6 +28,8 @@ GPL = "/usr/share/common-licenses/GPL-3"
 TINY = ["llama_tied", "llama_untied", "llama_bias", "llama3_ropefreqs", "llama_linear", "mistral_headdim"]
 QUANT = ["f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k_s", "q5_k_s", "q6_k"]
 TOP = 20
+FLOAT_LIMITS = (0.02, 2e-5, 0.02)  # |dlogprob|, KL, lead at which no other token may come
+INT8_LIMITS = (1.0, 0.06, 0.9)
 
 
 class Level:
@@ -113,12 +118,19 @@ def window_nll(d, ids):
     return -sum(score[str(token)]["logprob"] for token, score in zip(ids[1:], scores[1:]))
 
 
+def reference_ids(d, text):
+    """Ids as the reference of the NLL has them: it splits "  0" before its last blank (one pattern over the whole
+    text), where this tokenizer takes digits out first and keeps blanks together. Cut there, both agree."""
+    return [token for part in re.split(r"(?<=\s)(?=\s\d)", text)
+            for token in d.post("/tokenize", {"prompt": part, "add_special_tokens": False})["tokens"]]
+
+
 def check_nll(d, level, full):
     reference = load("logits", "nll.json")["smollm2-135m-instruct.q4_1/GPL-3"]
     if not os.path.exists(GPL):
         raise Skip(f"no {GPL}")
     with open(GPL) as file:
-        ids = d.post("/tokenize", {"prompt": file.read()})["tokens"]
+        ids = reference_ids(d, file.read())
     require(len(ids) == reference["tokens_total"], f"{len(ids)} tokens, wanted {reference['tokens_total']}")
     if level.is_ref and not full:
         raise Skip("slow at the reference level: --full")
@@ -210,12 +222,12 @@ def run_tiny(tap, level, wanted):
     for name in TINY:
         title = f"tiny {name} at {level.name}"
         if wanted in title:
-            tap.case(title, lambda n=name: check_tiny(vectors_path("tiny", n + ".gguf"), level, 2e-3, 1e-5, 0.02))
+            tap.case(title, lambda n=name: check_tiny(vectors_path("tiny", n + ".gguf"), level, *FLOAT_LIMITS))
     for name in QUANT:
         title = f"quant {name} at {level.name}"
         if wanted not in title:
             continue
-        limits = (2e-3, 1e-5, 0.02) if level.is_ref else (1.0, 0.06, 0.9)
+        limits = FLOAT_LIMITS if level.is_ref or name in ("f16", "bf16") else INT8_LIMITS
         tap.case(title, lambda n=name, m=limits: check_tiny(quant_path(n), level, *m))
 
 
