@@ -121,14 +121,36 @@ static int unsupported_refuse(const cJSON *json, struct params_error *error)
 
 /* ---- fields with a shape of their own ---- */
 
-static int seed_read(const cJSON *json, struct params *params, struct params_error *error)
+/* Bytes at the start of text that are among these. */
+static size_t strspn_bounded(const char *text, size_t len, const char *among)
+{
+    size_t n = 0;
+    while (n < len && text[n] && strchr(among, text[n])) n++;
+    return n;
+}
+
+/* A double holds not every 64-bit integer: digits are read from the text, so that no two seeds are the same. */
+static int seed_read(const cJSON *json, const char *body, size_t len, struct params *params,
+                     struct params_error *error)
 {
     const cJSON *item = field_get(json, "seed");
     if (!item) return 0;
     if (!is_integer(item)) return refuse(error, 400, "seed", "seed must be an integer");
-    if (item->valuedouble < -0x1p63 || item->valuedouble >= 0x1p63)
+    size_t text_len = 0;
+    const char *text = json_top_value(body, len, "seed", &text_len);
+    size_t digits = text ? strspn_bounded(text, text_len, "-0123456789") : 0;
+    double value = item->valuedouble;
+    if (digits > 0 && (digits == text_len || !strchr(".eE", text[digits]))) {
+        char copy[JSON_NUMBER_BYTES_MAX + 1] = "";
+        memcpy(copy, text, digits); // json_parse let no longer number through
+        errno = 0;
+        params->sampling.seed = (uint64_t)strtoll(copy, NULL, 10);
+        if (errno == ERANGE) return refuse(error, 400, "seed", "seed must be a 64-bit integer");
+    } else if (value >= -0x1p63 && value < 0x1p63) { // as 1e3, or under a key with escapes
+        params->sampling.seed = (uint64_t)(int64_t)value;
+    } else {
         return refuse(error, 400, "seed", "seed must be a 64-bit integer");
-    params->sampling.seed = (uint64_t)(int64_t)item->valuedouble;
+    }
     params->seed_given = true;
     return 0;
 }
@@ -184,6 +206,12 @@ static int stop_tokens_read(const cJSON *json, uint32_t vocab_count, struct para
     return 0;
 }
 
+static int biases_compare(const void *a, const void *b)
+{
+    uint32_t x = ((const struct plan_bias *)a)->token, y = ((const struct plan_bias *)b)->token;
+    return (x > y) - (x < y);
+}
+
 static int biases_read(const cJSON *json, uint32_t vocab_count, struct params *params,
                        struct params_error *error)
 {
@@ -211,6 +239,10 @@ static int biases_read(const cJSON *json, uint32_t vocab_count, struct params *p
         float bias = item->valuedouble <= -100 ? -INFINITY : (float)item->valuedouble;
         params->biases[params->bias_count++] = (struct plan_bias){(uint32_t)id, bias};
     }
+    qsort(params->biases, params->bias_count, sizeof *params->biases, biases_compare);
+    for (uint32_t i = 1; i < params->bias_count; i++)
+        if (params->biases[i].token == params->biases[i - 1].token)
+            return refuse(error, 400, field, "%s names token %u twice", field, params->biases[i].token);
     return 0;
 }
 
@@ -381,20 +413,39 @@ static int relations_check(const struct params *params, struct params_error *err
     return 0;
 }
 
+/* Frees the top fields that nothing is borrowed from. */
+static void rest_drop(struct params *params)
+{
+    bool chat = params->kind == PARAMS_CHAT;
+    const char *const kept[] = {"model", "cache_salt", "stop", chat ? "messages" : "prompt",
+                                chat ? "chat_template_kwargs" : "prompt"};
+    for (cJSON *item = params->json->child, *next; item; item = next) {
+        bool keep = false;
+        next = item->next;
+        for (size_t i = 0; i < COUNT_OF(kept); i++) keep |= strcmp(item->string, kept[i]) == 0;
+        if (!keep) cJSON_Delete(cJSON_DetachItemViaPointer(params->json, item));
+    }
+}
+
 int params_parse(enum params_kind kind, const char *body, size_t len, uint32_t vocab_count,
                  struct params *ret_params, struct params_error *error)
 {
     struct params params;
+    size_t values = 0;
     defaults_set(kind, &params);
     *error = (struct params_error){.status = 400};
-    int r = json_parse(body, len, JSON_DEPTH_MAX, &params.json, &error->err);
+    int r = json_parse_bounded(body, len, JSON_DEPTH_MAX, JSON_VALUES_MAX, &params.json, &values,
+                               &error->err);
+    if (r == ERR_LIMIT) error->status = 413;
+    if (r == -ENOMEM) error->status = 500;
     if (r < 0) return r;
+    params.json_bytes = len + values * JSON_VALUE_BYTES;
     const cJSON *json = params.json;
     if (!cJSON_IsObject(json)) r = refuse(error, 400, NULL, "the body must be a JSON object");
     if (r == 0) r = strings_read(json, &params, error);
     if (r == 0) r = scalars_read(json, &params, error);
     if (r == 0) r = unsupported_refuse(json, error);
-    if (r == 0) r = seed_read(json, &params, error);
+    if (r == 0) r = seed_read(json, body, len, &params, error);
     if (r == 0) r = stops_read(json, &params, error);
     if (r == 0) r = stop_tokens_read(json, vocab_count, &params, error);
     if (r == 0) r = biases_read(json, vocab_count, &params, error);
@@ -408,8 +459,17 @@ int params_parse(enum params_kind kind, const char *body, size_t len, uint32_t v
         params_done(&params);
         return r;
     }
+    rest_drop(&params);
     *ret_params = params;
     return 0;
+}
+
+void params_drop_prompt(struct params *params)
+{
+    static const char *const fields[] = {"messages", "prompt", "chat_template_kwargs"};
+    for (size_t i = 0; i < COUNT_OF(fields); i++)
+        cJSON_DeleteItemFromObjectCaseSensitive(params->json, fields[i]);
+    params->messages = params->prompt = params->template_variables = NULL;
 }
 
 void params_done(struct params *params)

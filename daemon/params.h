@@ -3,7 +3,8 @@
  *
  * Numbers stand in one table of ranges. null counts as absent. Unknown fields are accepted (clients send
  * vendor fields); known fields that this build does not act on are refused, never ignored in silence.
- * Strings and arrays are borrowed from the parsed JSON, which params own. */
+ * Strings and arrays are borrowed from the parsed JSON, which params own; what is not borrowed from it is freed
+ * at once, and what a prompt is made from by params_drop_prompt, so that a waiting request is small. */
 #ifndef KVASIR_DAEMON_PARAMS_H
 #define KVASIR_DAEMON_PARAMS_H
 
@@ -20,7 +21,8 @@ enum params_kind { PARAMS_CHAT, PARAMS_COMPLETION };
 
 struct params {
     enum params_kind kind;
-    struct cJSON *json; // owned
+    struct cJSON *json; // owned; only the fields that are borrowed below
+    size_t json_bytes;  // about what the JSON takes in memory until params_drop_prompt
     const char *model;  // NULL: not named
     /* what to generate from */
     const struct cJSON *messages; // chat: verified array
@@ -57,10 +59,14 @@ struct params_error {
     struct err err;
 };
 
-/* Parses body (strict JSON). vocab_count bounds token ids. -> 0 or negative with *error filled. */
+/* Parses body (strict JSON). vocab_count bounds token ids. -> 0 or negative with *error filled. Status 413 for a
+ * body of more than JSON_VALUES_MAX values, 500 when memory runs out, else 400. */
 int params_parse(enum params_kind kind, const char *body, size_t len, uint32_t vocab_count,
                  struct params *ret_params, struct params_error *error);
 void params_done(struct params *params); // a zeroed struct is fine
+
+/* Frees messages, prompt and template_variables, once the prompts are made. */
+void params_drop_prompt(struct params *params);
 
 /* The prompts of a completion: count, and prompt number i as text or ids. */
 uint32_t params_prompt_count(const struct params *params);

@@ -45,6 +45,7 @@
     X("best_of", "1") \
     X("chat_template", NULL) \
     X("documents", "[]") \
+    X("ebnf", NULL) \
     X("function_call", "\"none\"") \
     X("functions", "[]") \
     X("guided_choice", NULL) \
@@ -56,14 +57,19 @@
     X("kv_transfer_params", NULL) \
     X("length_penalty", "1") \
     X("logits_processors", "[]") \
+    X("logprob_token_ids", NULL) \
+    X("lora_path", NULL) \
     X("mm_processor_kwargs", NULL) \
     X("modalities", "[\"text\"]") \
     X("prediction", NULL) \
     X("priority", "0") \
     X("prompt_embeds", NULL) \
+    X("reasoning_effort", "\"none\"") \
+    X("regex", NULL) \
     X("repetition_detection", NULL) \
     X("response_format", "{\"type\":\"text\"}") \
     X("spaces_between_special_tokens", "true") \
+    X("stop_regex", NULL) \
     X("structured_outputs", NULL) \
     X("suffix", "\"\"") \
     X("thinking_token_budget", NULL) \

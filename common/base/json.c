@@ -20,11 +20,11 @@
 #include <cjson/cJSON.h>
 
 #include "common/base/check.h"
+#include "common/base/limits.h"
 #include "common/base/utf8.h"
 
 enum {
-    DEPTH_LIMIT = 512,      // bits of the stack; below cJSON's own limit (CJSON_NESTING_LIMIT)
-    NUMBER_BYTES_CJSON = 63 // the longest number token that cJSON reads whole
+    DEPTH_LIMIT = 512, // bits of the stack; below cJSON's own limit (CJSON_NESTING_LIMIT)
 };
 _Static_assert(DEPTH_LIMIT < CJSON_NESTING_LIMIT, "cJSON must not refuse by depth what the gate let pass");
 
@@ -43,6 +43,8 @@ struct scan {
     const uint8_t *text;
     size_t len;
     size_t at; // offset of the next byte
+    size_t values, values_max;
+    size_t top_keys, top_keys_max;
     unsigned depth, depth_max;
     uint64_t is_object[DEPTH_LIMIT / 64]; // bit d: the level d is an object
     bool for_cjson;                       // also refuse what cJSON would change
@@ -173,7 +175,7 @@ static int scan_number(struct scan *scan)
         if (c == '+' || c == '-') scan->at++;
         if (!skip_digits(scan)) return refuse(scan, scan->at, "digit expected");
     }
-    if (scan->for_cjson && scan->at - start > NUMBER_BYTES_CJSON)
+    if (scan->for_cjson && scan->at - start > JSON_NUMBER_BYTES_MAX)
         return refuse(scan, start, "number longer than 63 bytes");
     return 0;
 }
@@ -214,6 +216,8 @@ static int push(struct scan *scan, bool is_object)
 static int scan_value(struct scan *scan, int c, enum want *want)
 {
     int r;
+    if (scan->values++ >= scan->values_max)
+        return ERR(scan->err, ERR_LIMIT, "json: more than %zu values", scan->values_max);
     if (c == '{' || c == '[') {
         r = push(scan, c == '{');
         *want = c == '{' ? WANT_KEY_OR_END : WANT_VALUE_OR_END;
@@ -245,6 +249,9 @@ static int scan_token(struct scan *scan, int c, enum want *want)
     case WANT_KEY:
     case WANT_KEY_OR_END:
         if (c != '"') return refuse(scan, scan->at, "key expected");
+        if (scan->depth == 1 && scan->top_keys++ >= scan->top_keys_max)
+            return ERR(scan->err, ERR_LIMIT, "json: more than %zu keys in the top object",
+                       scan->top_keys_max);
         *want = WANT_COLON;
         return scan_string(scan);
     case WANT_COLON:
@@ -307,24 +314,102 @@ static int check_unique_keys(const struct cJSON *object, struct err *err)
 
 int json_check(const char *text, size_t len, unsigned depth_max, struct err *err)
 {
-    struct scan scan = {.text = (const uint8_t *)text, .len = len, .depth_max = depth_max, .err = err};
+    struct scan scan = {.text = (const uint8_t *)text,
+                        .len = len,
+                        .values_max = SIZE_MAX,
+                        .top_keys_max = SIZE_MAX,
+                        .depth_max = depth_max,
+                        .err = err};
     return scan_text(&scan);
 }
 
-int json_parse(const char *text, size_t len, unsigned depth_max, struct cJSON **ret_json, struct err *err)
+static int parse(struct scan *scan, struct cJSON **ret_json)
 {
-    struct scan scan = {
-        .text = (const uint8_t *)text, .len = len, .depth_max = depth_max, .for_cjson = true, .err = err};
-    int r = scan_text(&scan);
+    int r = scan_text(scan);
     if (r < 0) return r;
-    struct cJSON *json = cJSON_ParseWithLength(text, len);
+    struct cJSON *json = cJSON_ParseWithLength((const char *)scan->text, scan->len);
     if (!json)
-        return ERR(err, -ENOMEM, "json: no memory for a text of %zu bytes", len); // the grammar was right
-    if (cJSON_IsObject(json)) r = check_unique_keys(json, err);
+        return ERR(scan->err, -ENOMEM, "json: no memory for a text of %zu bytes",
+                   scan->len); // the grammar was right
+    if (cJSON_IsObject(json)) r = check_unique_keys(json, scan->err);
     if (r < 0) {
         cJSON_Delete(json);
         return r;
     }
     *ret_json = json;
     return 0;
+}
+
+int json_parse(const char *text, size_t len, unsigned depth_max, struct cJSON **ret_json, struct err *err)
+{
+    struct scan scan = {.text = (const uint8_t *)text,
+                        .len = len,
+                        .values_max = SIZE_MAX,
+                        .top_keys_max = SIZE_MAX,
+                        .depth_max = depth_max,
+                        .for_cjson = true,
+                        .err = err};
+    return parse(&scan, ret_json);
+}
+
+int json_parse_bounded(const char *text, size_t len, unsigned depth_max, size_t values_max,
+                       struct cJSON **ret_json, size_t *ret_values, struct err *err)
+{
+    struct scan scan = {.text = (const uint8_t *)text,
+                        .len = len,
+                        .values_max = values_max,
+                        .top_keys_max = JSON_TOP_KEYS_MAX,
+                        .depth_max = depth_max,
+                        .for_cjson = true,
+                        .err = err};
+    int r = parse(&scan, ret_json);
+    if (r == 0) *ret_values = scan.values;
+    return r;
+}
+
+static int skip_space(struct scan *scan)
+{
+    int c = peek(scan, scan->at);
+    while (c == ' ' || c == '\t' || c == '\n' || c == '\r') c = peek(scan, ++scan->at);
+    return c;
+}
+
+/* Moves behind the value at scan->at, whose text is known to be good. */
+static void skip_value(struct scan *scan)
+{
+    unsigned depth = 0;
+    for (;;) {
+        int c = peek(scan, scan->at);
+        if (c < 0) return;
+        if (c == '"') (void)scan_string(scan); // a good one
+        else if (c == '{' || c == '[') depth++, scan->at++;
+        else if (depth == 0 && (c == ',' || c == '}')) return; // behind a number or word
+        else if (c == '}' || c == ']') depth--, scan->at++;
+        else scan->at++;
+        if (depth == 0 && (c == '"' || c == '}' || c == ']')) return;
+    }
+}
+
+const char *json_top_value(const char *text, size_t len, const char *key, size_t *ret_len)
+{
+    struct scan scan = {.text = (const uint8_t *)text, .len = len};
+    size_t key_len = strlen(key);
+    if (skip_space(&scan) != '{') return NULL;
+    do {
+        scan.at++; // the brace or the comma
+        if (skip_space(&scan) != '"') return NULL;
+        size_t start = scan.at + 1;
+        if (scan_string(&scan) < 0) return NULL;
+        bool is_it = scan.at - 1 - start == key_len && memcmp(text + start, key, key_len) == 0;
+        if (skip_space(&scan) != ':') return NULL;
+        scan.at++;
+        (void)skip_space(&scan); // the value is next
+        start = scan.at;
+        skip_value(&scan);
+        if (is_it) {
+            *ret_len = scan.at - start;
+            return text + start;
+        }
+    } while (skip_space(&scan) == ',');
+    return NULL;
 }

@@ -40,6 +40,8 @@ enum {
     HTTP_CHUNK_EXT_BYTES_MAX = 256,
     HTTP_OUT_BYTES_MAX = 256 << 10, // unsent bytes a connection before its sequences pause
     JSON_DEPTH_MAX = 64,
+    JSON_TOP_KEYS_MAX = 1024,                // of a body: each known field is looked for among them
+    JSON_VALUES_MAX = (1 << 20) + (1 << 16), // of a body: MODEL_CONTEXT_MAX ids, and what is beside them
 };
 
 #endif

@@ -99,3 +99,10 @@ size_t utf8_encode(uint32_t codepoint, uint8_t *out)
     out[0] = (uint8_t)(lead[n] | codepoint);
     return n;
 }
+
+size_t utf8_count(const uint8_t *p, size_t len)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < len; i++) count += (p[i] & 0xC0) != 0x80; // all but continuation bytes
+    return count;
+}

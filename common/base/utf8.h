@@ -17,6 +17,9 @@ bool utf8_is_incomplete(const uint8_t *p, size_t len);
 
 bool utf8_is_valid(const uint8_t *p, size_t len);
 
+/* Code points of valid UTF-8. */
+size_t utf8_count(const uint8_t *p, size_t len);
+
 /* Decodes one sequence; ret_codepoint is set when the return is > 0. Same return as sequence_bytes. */
 size_t utf8_decode(const uint8_t *p, size_t len, uint32_t *ret_codepoint);
 

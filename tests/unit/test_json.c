@@ -232,6 +232,67 @@ static void test_json_parse_many_keys(void **state)
     buf_done(&buf);
 }
 
+static void test_json_parse_bounded_refuses_before_it_allocates(void **state)
+{
+    (void)state;
+    struct cJSON *json = NULL;
+    struct err err = {0};
+    size_t values = 0;
+    const char *text = "{\"a\":[1,true,\"x\",{}],\"b\":null}"; // 7 values
+    assert_int_equal(json_parse_bounded(text, strlen(text), 64, 7, &json, &values, &err), 0);
+    assert_int_equal(values, 7);
+    cJSON_Delete(json);
+    json = NULL;
+    assert_int_equal(json_parse_bounded(text, strlen(text), 64, 6, &json, &values, &err), ERR_LIMIT);
+    assert_string_equal(err.text, "json: more than 6 values");
+    assert_null(json);
+    struct buf buf;
+    buf_init(&buf, MIB(1));
+    for (int count = JSON_TOP_KEYS_MAX; count <= JSON_TOP_KEYS_MAX + 1; count++) {
+        buf_clear(&buf);
+        buf_putc(&buf, '{');
+        for (int i = 0; i < count; i++) buf_printf(&buf, "%s\"%d\":{\"%d\":0}", i ? "," : "", i, i);
+        buf_putc(&buf, '}');
+        int r = json_parse_bounded(buf_text(&buf), buf.len, 64, 1 << 20, &json, &values, &err);
+        assert_int_equal(r, count == JSON_TOP_KEYS_MAX ? 0 : ERR_LIMIT);
+        if (r == 0) cJSON_Delete(json);
+    }
+    buf_done(&buf);
+}
+
+static void expect_top(const char *text, const char *key, const char *want)
+{
+    size_t len = strlen(text), value_len = 0;
+    const char *value = json_top_value((const char *)guard_copy(&guard, text, len), len, key, &value_len);
+    if (!want) {
+        assert_null(value);
+        return;
+    }
+    assert_non_null(value);
+    assert_int_equal(value_len, strlen(want));
+    assert_memory_equal(value, want, value_len);
+}
+
+static void test_json_top_value_gives_the_text(void **state)
+{
+    (void)state;
+    const char *text =
+        " { \"a\" : 9007199254740993 , \"b\":[{\"c\":1},\"]\\\"\"] ,\"c\":{\"seed\":7}, \"s\":\"}\", "
+        "\"\\u0065\":3,\"w\":true}";
+    expect_top(text, "a", "9007199254740993 ");
+    expect_top(text, "b", "[{\"c\":1},\"]\\\"\"]");
+    expect_top(text, "c", "{\"seed\":7}");
+    expect_top(text, "seed", NULL); // not of the top object
+    expect_top(text, "s", "\"}\"");
+    expect_top(text, "e", NULL); // written with an escape
+    expect_top(text, "w", "true");
+    expect_top(text, "", NULL);
+    expect_top("{}", "a", NULL);
+    expect_top("[1]", "a", NULL);
+    expect_top("", "a", NULL);
+    expect_top("{\"a\":1}", "a", "1");
+}
+
 /* The plain-run shortcut must agree with the slow path: one odd byte at each place of a long string. A
  * backslash is refused too, since "\a" is no escape and the last one hides the closing quote. */
 static void test_json_string_bytes_at_every_place(void **state)
@@ -299,6 +360,8 @@ int main(void)
         cmocka_unit_test(test_json_parse_gives_values),
         cmocka_unit_test(test_json_parse_refuses_what_cjson_changes),
         cmocka_unit_test(test_json_parse_many_keys),
+        cmocka_unit_test(test_json_parse_bounded_refuses_before_it_allocates),
+        cmocka_unit_test(test_json_top_value_gives_the_text),
         cmocka_unit_test(test_json_string_bytes_at_every_place),
         cmocka_unit_test(test_json_suite),
     };
