@@ -209,6 +209,18 @@ EMULATED_CALL __m128i emulated_cvtepi32_epi8(emulated_m512i a) // cuts, does not
     memcpy(&r, to, sizeof(r));
     return r;
 }
+EMULATED_CALL __m256i emulated_cvtepi32_epi16(emulated_m512i a) // cuts, does not saturate
+{
+    int16_t to[16];
+    for (int i = 0; i < 16; i++) to[i] = (int16_t)a[i];
+    __m256i r;
+    memcpy(&r, to, sizeof(r));
+    return r;
+}
+EMULATED void emulated_storeu_si512(void *p, emulated_m512i a)
+{
+    memcpy(p, &a, sizeof(a));
+}
 /* Four products of unsigned bytes of b and signed bytes of c, added to each 32-bit lane; wraps. */
 EMULATED_CALL emulated_m512i emulated_dpbusd_epi32(emulated_m512i sum, emulated_m512i b, emulated_m512i c)
 {
@@ -272,6 +284,8 @@ EMULATED_CALL emulated_m512i emulated_dpbusd_epi32(emulated_m512i sum, emulated_
 #define _mm512_cvtph_ps emulated_cvtph_ps
 #define _mm512_cvtps_ph emulated_cvtps_ph
 #define _mm512_cvtepu16_epi32 emulated_cvtepu16_epi32
+#define _mm512_storeu_si512 emulated_storeu_si512
+#define _mm512_cvtepi32_epi16 emulated_cvtepi32_epi16
 #define _mm512_cvtepi32_epi8 emulated_cvtepi32_epi8
 #define _mm512_dpbusd_epi32 emulated_dpbusd_epi32
 

@@ -127,12 +127,43 @@ static void test_kern_level_quantize_rounds_to_nearest(void **state)
             for (size_t k = 0; k < 32; k++) {
                 int code = blocks[b].codes[k];
                 assert_in_range(code + 127, 0, 254);
-                float error = fabsf(values[b * 32 + k] - blocks[b].scale * (float)code);
+                float error = fabsf(values[b * 32 + k] - blocks[b].scales.scale * (float)code);
                 assert_true(error <= largest / 127 * 0.5001f + 1e-30f);
                 sums[k / 16] += code;
             }
-            for (int h = 0; h < 2; h++) assert_true(blocks[b].half[h] == blocks[b].scale * (float)sums[h]);
-            assert_true(blocks[b].sum == blocks[b].scale * (float)(sums[0] + sums[1]));
+            for (int h = 0; h < 2; h++)
+                assert_true(blocks[b].scales.half[h] == blocks[b].scales.scale * (float)sums[h]);
+            assert_true(blocks[b].scales.sum == blocks[b].scales.scale * (float)(sums[0] + sums[1]));
+        }
+        free(values);
+    }
+}
+
+static void test_kern_level_quantize_wide_rounds_to_nearest(void **state)
+{
+    (void)state;
+    struct rng rng = {5};
+    for (size_t l = 0; l < level_count; l++) {
+        float *values = kern_data_outliers(&rng, 64 * 32, 3.0f);
+        struct cpu_wide_block blocks[64];
+        memset(values, 0, 32 * sizeof(float));
+        levels[l]->quantize_wide(values, 64, blocks);
+        for (size_t b = 0; b < 64; b++) {
+            float largest = 0;
+            int sums[2] = {0, 0};
+            for (size_t k = 0; k < 32; k++) largest = fmaxf(largest, fabsf(values[b * 32 + k]));
+            for (size_t k = 0; k < 32; k++) {
+                int word = blocks[b].words[k];
+                assert_in_range(word + WIDE_MAX, 0, 2 * WIDE_MAX);
+                assert_int_equal(blocks[b].high[k] * 256 + blocks[b].low[k], word);
+                assert_true(blocks[b].high[k] >= -127); // -128 has no positive twin for the sign trick
+                float error = fabsf(values[b * 32 + k] - blocks[b].scales.scale * (float)word);
+                assert_true(error <= largest / WIDE_MAX * 0.502f); // the scale itself is rounded
+                sums[k / 16] += word;
+            }
+            for (int h = 0; h < 2; h++)
+                assert_true(blocks[b].scales.half[h] == blocks[b].scales.scale * (float)sums[h]);
+            assert_true(blocks[b].scales.sum == blocks[b].scales.scale * (float)(sums[0] + sums[1]));
         }
         free(values);
     }
@@ -142,7 +173,7 @@ static void test_kern_level_quantize_rounds_to_nearest(void **state)
  * relative rounding of 2^-24 each (float forms: one a column); packed weights and quantized rows are
  * taken as they are. */
 static void check_product(const struct cpu_level *level, const struct kern_matrix *matrix, uint32_t row_count,
-                          struct rng *rng)
+                          bool wide, struct rng *rng)
 {
     struct cpu_packed packed = pack(level, matrix);
     uint32_t padded = packed.block_count * BLOCK_COLS;
@@ -150,14 +181,19 @@ static void check_product(const struct cpu_level *level, const struct kern_matri
     for (uint32_t r = 0; r < row_count; r++)
         for (uint32_t k = matrix->cols; k < padded; k++) x[(size_t)r * padded + k] = 0;
     struct cpu_block *blocks = malloc((size_t)row_count * packed.block_count * sizeof(*blocks));
+    struct cpu_wide_block *wide_blocks = malloc((size_t)row_count * packed.block_count *
+                                                sizeof(*wide_blocks));
     float *out = calloc((size_t)row_count * GROUP_ROWS, sizeof(*out)), *w = malloc(padded * sizeof(*w));
-    assert_true(blocks != NULL && out != NULL && w != NULL);
+    assert_true(blocks != NULL && wide_blocks != NULL && out != NULL && w != NULL);
     level->quantize(x, row_count * packed.block_count, blocks);
-    if (!is_float_type(matrix->type)) {
-        for (size_t i = 0; i < (size_t)row_count * padded; i++)
-            x[i] = blocks[i / 32].scale * (float)blocks[i / 32].codes[i % 32];
-    }
-    struct cpu_input input = {.blocks = blocks, .values = x, .block_count = packed.block_count};
+    level->quantize_wide(x, row_count * packed.block_count, wide_blocks);
+    for (size_t i = 0; i < (size_t)row_count * padded && !is_float_type(matrix->type); i++)
+        x[i] = wide ? wide_blocks[i / 32].scales.scale * (float)wide_blocks[i / 32].words[i % 32]
+                    : blocks[i / 32].scales.scale * (float)blocks[i / 32].codes[i % 32];
+    struct cpu_input input = {.blocks = blocks,
+                              .wide_blocks = wide ? wide_blocks : NULL,
+                              .values = x,
+                              .block_count = packed.block_count};
     for (uint32_t tile = 0; tile < packed.tile_count; tile += GROUP_ROWS / packed.tile_rows) {
         uint32_t tiles = packed.tile_count - tile, most = GROUP_ROWS / packed.tile_rows;
         level->product(&packed, tile, tiles < most ? tiles : most, &input, 0, row_count, out);
@@ -181,6 +217,7 @@ static void check_product(const struct cpu_level *level, const struct kern_matri
     }
     free(packed.data);
     free(blocks);
+    free(wide_blocks);
     free(out);
     free(w);
     free(x);
@@ -198,15 +235,38 @@ static void test_kern_level_product_matches_double(void **state)
                 if (cols % dequant_find(kern_data_types[t])->block_elements != 0) cols = 512;
                 struct kern_matrix matrix = kern_data_matrix(&rng, kern_data_types[t], shapes[s][0], cols,
                                                              0.1f);
-                for (uint32_t rows = 1; rows <= 13; rows += s == 0 ? 1 : 4)
-                    check_product(levels[l], &matrix, rows, &rng);
+                for (uint32_t rows = 1; rows <= 13; rows += s == 0 ? 1 : 4) {
+                    check_product(levels[l], &matrix, rows, false, &rng);
+                    check_product(levels[l], &matrix, rows, true, &rng);
+                }
                 free((void *)matrix.data);
             }
         }
         struct kern_matrix odd = kern_data_matrix(&rng, 0, 20, 51, 0.1f); // float rows need no whole blocks
-        check_product(levels[l], &odd, 3, &rng);
+        check_product(levels[l], &odd, 3, false, &rng);
         free((void *)odd.data);
     }
+}
+
+static void fill_block(const int8_t pattern[2], struct cpu_block *out)
+{
+    float half = (float)(8 * (pattern[0] + pattern[1]));
+    for (size_t k = 0; k < 32; k++) out->codes[k] = pattern[k % 2];
+    out->scales = (struct cpu_scales){.scale = 1, .sum = 2 * half, .half = {half, half}};
+}
+
+/* The pattern in the high bytes; low bytes at the end that leaves the word in range. */
+static void fill_wide_block(const int8_t pattern[2], struct cpu_wide_block *out)
+{
+    int sum = 0;
+    for (size_t k = 0; k < 32; k++) {
+        out->high[k] = pattern[k % 2];
+        out->low[k] = pattern[k % 2] > 0 ? 127 : -128;
+        out->words[k] = (int16_t)(out->high[k] * 256 + out->low[k]);
+        sum += out->words[k];
+    }
+    out->scales = (struct cpu_scales){
+        .scale = 1, .sum = (float)sum, .half = {(float)sum / 2, (float)sum / 2}};
 }
 
 /* The largest codes against the largest activations: sums must be exact integers, so nothing saturated. */
@@ -238,23 +298,34 @@ static void test_kern_level_product_never_saturates(void **state)
             struct kern_matrix matrix = {.data = data, .type = cases[c].type, .rows = rows, .cols = cols};
             struct cpu_packed packed = pack(levels[l], &matrix);
             for (size_t p = 0; p < COUNT_OF(patterns); p++) {
-                struct cpu_block x[5 * 8];
-                int sum = 0;
+                struct cpu_block x[9 * 8];
+                struct cpu_wide_block wide[9 * 8];
+                int sum = 0, wide_sum = 0;
                 for (size_t b = 0; b < COUNT_OF(x); b++) {
-                    for (size_t k = 0; k < 32; k++) x[b].codes[k] = patterns[p][k % 2];
-                    int half = 8 * (patterns[p][0] + patterns[p][1]);
-                    x[b].scale = 1;
-                    x[b].half[0] = x[b].half[1] = (float)half;
-                    x[b].sum = (float)(2 * half);
+                    fill_block(patterns[p], &x[b]);
+                    fill_wide_block(patterns[p], &wide[b]);
                 }
-                for (uint32_t k = 0; k < cols; k++) sum += cases[c].value * patterns[p][k % 2];
-                struct cpu_input input = {.blocks = x, .block_count = packed.block_count};
-                float out[5 * GROUP_ROWS];
-                levels[l]->product(&packed, 0, rows / packed.tile_rows, &input, 0, 5, out);
-                for (size_t i = 0; i < COUNT_OF(out); i++) {
-                    if (out[i] != (float)sum)
-                        fail_msg("%s type %u fill %02x pattern %zu: %g, not %d", levels[l]->name,
-                                 cases[c].type, cases[c].fill, p, (double)out[i], sum);
+                for (uint32_t k = 0; k < cols; k++) {
+                    sum += cases[c].value * patterns[p][k % 2];
+                    wide_sum += cases[c].value * wide[0].words[k % 32];
+                }
+                for (uint32_t x_rows = 5; x_rows <= 9; x_rows += 4) { // below and above the rows of a panel
+                    struct cpu_input input = {.blocks = x, .block_count = packed.block_count};
+                    float out[9 * GROUP_ROWS];
+                    levels[l]->product(&packed, 0, rows / packed.tile_rows, &input, 0, x_rows, out);
+                    for (size_t i = 0; i < x_rows * GROUP_ROWS; i++) {
+                        if (out[i] != (float)sum)
+                            fail_msg("%s type %u fill %02x pattern %zu: %g, not %d", levels[l]->name,
+                                     cases[c].type, cases[c].fill, p, (double)out[i], sum);
+                    }
+                    input.wide_blocks = wide;
+                    levels[l]->product(&packed, 0, rows / packed.tile_rows, &input, 0, x_rows, out);
+                    for (size_t i = 0; i < x_rows * GROUP_ROWS; i++) {
+                        /* Sums pass 2^24 here: the float steps round, a saturated sum would be far off. */
+                        if (!(fabsf(out[i] - (float)wide_sum) <= 1e-6f * 32 * 256 * WIDE_MAX))
+                            fail_msg("%s type %u fill %02x pattern %zu, wide: %g, not %d", levels[l]->name,
+                                     cases[c].type, cases[c].fill, p, (double)out[i], wide_sum);
+                    }
                 }
             }
             free(packed.data);
@@ -310,6 +381,7 @@ int main(void)
         cmocka_unit_test(test_kern_level_pack_keeps_values),
         cmocka_unit_test(test_kern_level_pack_is_small),
         cmocka_unit_test(test_kern_level_quantize_rounds_to_nearest),
+        cmocka_unit_test(test_kern_level_quantize_wide_rounds_to_nearest),
         cmocka_unit_test(test_kern_level_product_matches_double),
         cmocka_unit_test(test_kern_level_product_never_saturates),
         cmocka_unit_test(test_kern_level_norm_matches_double),

@@ -23,7 +23,7 @@
  * d * code + minimum for N4M, N5M. Scales of K types (f32 products in the file) are rounded to f16.
  *
  * Activations. Integer forms multiply rows quantized per block of 32 to [-127, 127] with a float scale:
- * the integer sums are exact, and each block adds to the float result in one fixed order, so a result does
+ * (inputs that matter more: to 16 bits); the integer sums are exact, and each block adds to the float result in one fixed order, so a result does
  * not depend on how rows or tiles were grouped. */
 #ifndef KVASIR_KERN_CPU_CPU_H
 #define KVASIR_KERN_CPU_CPU_H
@@ -35,16 +35,18 @@
 #include "worker/kern/kern.h"
 
 /* X(form, code bytes of a row and block, f16 scales of a row and block) */
-#define CPU_FORMS(X) \
+#define CPU_INTEGER_FORMS(X) \
     X(FORM_N4, 16, 1) \
     X(FORM_N4M, 16, 2) \
     X(FORM_N5, 20, 1) \
     X(FORM_N5M, 20, 2) \
     X(FORM_B6, 24, 2) \
-    X(FORM_B8, 32, 1) \
+    X(FORM_B8, 32, 1)
+#define CPU_FLOAT_FORMS(X) \
     X(FORM_F32, 128, 0) \
     X(FORM_F16, 64, 0) \
     X(FORM_BF16, 64, 0)
+#define CPU_FORMS(X) CPU_INTEGER_FORMS(X) CPU_FLOAT_FORMS(X)
 
 enum cpu_form {
 #define X(form, code_bytes, scales) form,
@@ -72,19 +74,36 @@ struct cpu_packed { // one matrix in tiles
     uint8_t *data;     // (tile_count, tile_bytes), 64-byte aligned
 };
 
-/* 32 activations: x[i] ~ scale * codes[i]. */
-struct cpu_block {
-    int8_t codes[BLOCK_COLS]; // [-127, 127]
+/* Factors of 32 activations. */
+struct cpu_scales {
     float scale;
     float sum;     // scale * (sum of all codes)
     float half[2]; // scale * (sum of codes 0..15), scale * (sum of codes 16..31)
 };
 
+/* 32 activations in 8 bits: x[i] ~ scale * codes[i]. */
+struct cpu_block {
+    int8_t codes[BLOCK_COLS]; // [-127, 127]
+    struct cpu_scales scales;
+};
+
+/* 32 activations in 16 bits, for inputs whose rounding the logits feel most: x[i] ~ scale * words[i],
+ * words[i] = 256 * high[i] + low[i]. Products of bytes take high and low as two rows. */
+struct cpu_wide_block {
+    int8_t high[BLOCK_COLS]; // [-127, 127]
+    int8_t low[BLOCK_COLS];  // [-128, 127]
+    int16_t words[BLOCK_COLS];
+    struct cpu_scales scales;
+};
+
+enum { WIDE_MAX = 127 * 256 + 127 }; // largest word: its high byte stays at 127
+
 /* Input rows of a product in the shapes that its forms read. */
 struct cpu_input {
-    const struct cpu_block *blocks; // (rows, block_count); NULL when only float forms read it
-    const float *values;            // (rows, block_count * 32), zero padded; NULL when none does
-    uint32_t block_count;           // of a row
+    const struct cpu_block *blocks;           // (rows, block_count); NULL when nobody reads it
+    const struct cpu_wide_block *wide_blocks; // (rows, block_count); when not NULL read instead of blocks
+    const float *values;                      // (rows, block_count * 32), zero padded, for float forms
+    uint32_t block_count;                     // of a row
 };
 
 /* One attention piece: row_count * group query rows of one sequence and KV head over keys
@@ -119,6 +138,7 @@ struct cpu_level {
     void (*norm)(const float *x, const float *norm, uint32_t cols, float epsilon, float *out);
     /* values: (block_count * 32); out: (block_count) */
     void (*quantize)(const float *values, uint32_t block_count, struct cpu_block *out);
+    void (*quantize_wide)(const float *values, uint32_t block_count, struct cpu_wide_block *out);
     /* out[i] = silu(gate[i]) * up[i]; count is a multiple of 32 */
     void (*swiglu)(const float *gate, const float *up, uint32_t count, float *out);
 

@@ -12,6 +12,7 @@ const struct cpu_level cpu_level_portable = {
     .product = product,
     .norm = norm_row,
     .quantize = quantize_row,
+    .quantize_wide = quantize_wide_row,
     .swiglu = swiglu,
     .rotate = rotate,
     .to_f16 = to_f16,

@@ -119,7 +119,7 @@ static int input_widen(struct kern *kern, uint32_t block_count, struct err *err)
     if (block_count <= kern->input_blocks_max) return 0;
     size_t count = (size_t)kern->conf.rows_max * block_count;
     void *blocks, *values;
-    int r = machine_memory(kern, count * sizeof(struct cpu_block), &blocks, err);
+    int r = machine_memory(kern, count * sizeof(struct cpu_wide_block), &blocks, err);
     if (r >= 0) r = machine_memory(kern, count * BLOCK_COLS * sizeof(float), &values, err);
     if (r < 0) return r;
     kern->input_blocks = blocks;
@@ -194,7 +194,8 @@ static int machine_rows_new(struct kern *kern, uint32_t row_count, uint32_t cols
     int r = machine_memory(kern, sizeof(struct kern_rows), &memory, err);
     if (r >= 0) r = machine_memory(kern, (size_t)row_count * cols * sizeof(float), &values, err);
     if (r >= 0)
-        r = machine_memory(kern, (size_t)row_count * block_count * sizeof(struct cpu_block), &blocks, err);
+        r = machine_memory(kern, (size_t)row_count * block_count * sizeof(struct cpu_wide_block), &blocks,
+                           err);
     if (r < 0) return r;
     struct kern_rows *rows = memory;
     *rows = (struct kern_rows){.row_count = row_count,
@@ -223,7 +224,7 @@ static const float *machine_fetch(struct kern *kern, const struct kern_rows *row
     for (size_t b = 0; b < (size_t)row_count * rows->block_count; b++) {
         const struct cpu_block *block = &rows->blocks[b];
         for (uint32_t k = 0; k < BLOCK_COLS; k++)
-            rows->values[b * BLOCK_COLS + k] = block->scale * (float)block->codes[k];
+            rows->values[b * BLOCK_COLS + k] = block->scales.scale * (float)block->codes[k];
     }
     return rows->values;
 }

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* product - template of the matrix products, over the vocabulary of a simd_*.h included before.
  *
- * A cell is CELL_TILES weight tiles x CELL_ROWS activation rows. For each block of 32 columns the codes are
- * multiplied and summed as integers, exactly; then
+ * A cell is a register tile: CELL_TILES weight tiles x CELL_ROWS activation rows (half as many when they are
+ * wide). For each block of 32 columns codes are multiplied and summed as integers, exactly; then
  *   f += float(sum) * (d * scale);  f += minimum * activation_sum
- * in this order, block after block. The order is the same in cells of every size, so a result is the same
- * bits wherever its row lands. Float forms add column after column with one fused multiply-add each. */
+ * in this order, block after block. The order is the same in cells of every size, packed or unpacked first,
+ * so a result is the same bits wherever its row lands. Float forms add column after column with one
+ * fused multiply-add each. */
 #ifndef KVASIR_KERN_CPU_PRODUCT_H
 #define KVASIR_KERN_CPU_PRODUCT_H
 
@@ -14,131 +15,303 @@
 
 enum { VECTOR_BYTES = LANES * 4 };
 
-INLINE bool form_has_min(enum cpu_form form)
-{
-    return form == FORM_N4M || form == FORM_N5M;
-}
+/* How a product reads its operands; a constant everywhere it is used, so that each kind becomes its own
+ * straight code. */
+struct kind {
+    int bits;     // of a code; 8: bytes
+    bool panel;   // codes unpacked, scales in f32
+    bool has_min; // packed scales hold a minimum; else it is -centre * d
+    bool wide;    // activations of two bytes
+    int centre;   // 0: codes are signed, there is no minimum at all
+};
 
-INLINE int form_scales(enum cpu_form form)
-{
-    return form_has_min(form) || form == FORM_B6 ? 2 : 1;
-}
-
-INLINE int form_vectors(enum cpu_form form) // code vectors of a block
-{
-    if (form == FORM_B8) return 8;
-    if (form == FORM_B6) return 6;
-    return form == FORM_N5 || form == FORM_N5M ? 5 : 4;
-}
-
-INLINE int form_sum_groups(enum cpu_form form)
-{
-    if (form == FORM_B6) return SUM_GROUPS_6;
-    return form == FORM_N5 || form == FORM_N5M ? SUM_GROUPS_5 : SUM_GROUPS_4;
-}
-
-INLINE float form_centre(enum cpu_form form)
+INLINE struct kind kind_of(enum cpu_form form, bool wide)
 {
     switch (form) {
-    case FORM_N4: return 8;
-    case FORM_N5: return 16;
-    case FORM_B6: return 32;
-    case FORM_B8: return BYTE_OFFSET;
-    default: return 0;
+    case FORM_N4: return (struct kind){.bits = 4, .centre = 8, .wide = wide};
+    case FORM_N4M: return (struct kind){.bits = 4, .has_min = true, .wide = wide};
+    case FORM_N5: return (struct kind){.bits = 5, .centre = 16, .wide = wide};
+    case FORM_N5M: return (struct kind){.bits = 5, .has_min = true, .wide = wide};
+    case FORM_B6: return (struct kind){.bits = 6, .centre = 32, .wide = wide};
+    default: return (struct kind){.bits = 8, .centre = BYTE_OFFSET, .wide = wide};
     }
 }
 
-/* The codes of group g of a block. */
-INLINE vcode group_codes(enum cpu_form form, const uint8_t *codes, int g)
+INLINE int kind_halves(struct kind kind) // scales of a block
 {
-    if (form == FORM_B8) return code_load(codes + g * VECTOR_BYTES);
+    return kind.bits == 6 ? 2 : 1;
+}
+
+INLINE size_t kind_code_bytes(struct kind kind) // of a block of a tile
+{
+    return (size_t)(kind.panel ? 8 : kind.bits) * VECTOR_BYTES;
+}
+
+INLINE size_t kind_scale_bytes(struct kind kind)
+{
+    if (kind.panel) return (size_t)kind_halves(kind) * 2 * LANES * sizeof(float);
+    return (size_t)(kind_halves(kind) + kind.has_min) * LANES * sizeof(uint16_t);
+}
+
+INLINE int kind_sum_groups(struct kind kind)
+{
+    return kind.bits == 6 ? SUM_GROUPS_6 : kind.bits == 5 ? SUM_GROUPS_5 : SUM_GROUPS_4;
+}
+
+INLINE size_t kind_block_bytes(struct kind kind) // of activations
+{
+    return kind.wide ? sizeof(struct cpu_wide_block) : sizeof(struct cpu_block);
+}
+
+INLINE const struct cpu_scales *kind_scales(struct kind kind, const uint8_t *x)
+{
+    return (const struct cpu_scales *)(const void *)(x + (kind.wide ? offsetof(struct cpu_wide_block, scales)
+                                                                    : offsetof(struct cpu_block, scales)));
+}
+
+/* The codes of group g of a block. */
+INLINE vcode group_codes(struct kind kind, const uint8_t *codes, int g)
+{
+    if (kind.panel || kind.bits == 8) return code_load(codes + g * VECTOR_BYTES);
     vcode pair = code_load(codes + g / 2 * VECTOR_BYTES);
     vcode nibbles = g % 2 == 0 ? code_low_nibbles(pair) : code_high_nibbles(pair);
-    if (form == FORM_N5 || form == FORM_N5M)
-        return code_add_high(nibbles, code_load(codes + 4 * VECTOR_BYTES), g, 1);
-    if (form == FORM_B6)
-        return code_add_high(nibbles, code_load(codes + (4 + g / 4) * VECTOR_BYTES), g % 4 * 2, 2);
+    const uint8_t *high = codes + 4 * VECTOR_BYTES;
+    if (kind.bits == 5) return code_add_high(nibbles, code_load(high), g, 1);
+    if (kind.bits == 6) return code_add_high(nibbles, code_load(high + g / 4 * VECTOR_BYTES), g % 4 * 2, 2);
     return nibbles;
 }
 
-/* Integer sums of groups [g_first, g_end) of one block for a cell. */
-INLINE void sum_groups(enum cpu_form form, int tiles, int rows, int g_first, int g_end,
-                       const uint8_t *const *codes, const struct cpu_block *const *x,
-                       vsum sums[CELL_TILES][CELL_ROWS])
+/* Integer sums of groups [g_first, g_end) of one block for a cell. Wide rows take two places: the sums of their
+ * high and of their low bytes. */
+INLINE void sum_groups(struct kind kind, int tiles, int rows, int g_first, int g_end,
+                       const uint8_t *const *codes, const uint8_t *const *x, vsum sums[CELL_TILES][CELL_ROWS])
 {
+    const int places = kind.wide ? rows * 2 : rows;
+    const int per_sum = kind_sum_groups(kind);
     vpart parts[CELL_TILES][CELL_ROWS];
-    int per_sum = form_sum_groups(form);
     UNROLL for (int t = 0; t < tiles; t++)
     {
-        UNROLL for (int r = 0; r < rows; r++) sums[t][r] = sum_zero();
+        UNROLL for (int p = 0; p < places; p++)
+        {
+            sums[t][p] = sum_zero();
+            parts[t][p] = part_zero();
+        }
     }
     UNROLL for (int g = g_first; g < g_end; g++)
     {
         vcode w[CELL_TILES];
-        UNROLL for (int t = 0; t < tiles; t++) w[t] = group_codes(form, codes[t], g);
-        UNROLL for (int r = 0; r < rows; r++)
+        bool starts = (g - g_first) % per_sum == 0,
+             ends = (g - g_first) % per_sum == per_sum - 1 || g == g_end - 1;
+        UNROLL for (int t = 0; t < tiles; t++) w[t] = group_codes(kind, codes[t], g);
+        UNROLL for (int p = 0; p < places; p++)
         {
-            vcode a = activation_load(x[r]->codes + g * 4);
+            const uint8_t *four = kind.wide ? x[p / 2] + p % 2 * BLOCK_COLS : x[p];
+            vcode a = activation_load((const int8_t *)four + g * 4);
             UNROLL for (int t = 0; t < tiles; t++)
             {
-                if (form == FORM_B8) {
-                    sums[t][r] = sum_add_bytes(sums[t][r], w[t], a);
+                if (kind.bits == 8) {
+                    sums[t][p] = sum_add_bytes(sums[t][p], w[t], a);
                     continue;
                 }
-                parts[t][r] = part_add((g - g_first) % per_sum == 0 ? part_zero() : parts[t][r], w[t], a);
-                if ((g - g_first) % per_sum == per_sum - 1 || g == g_end - 1)
-                    sums[t][r] = sum_add_part(sums[t][r], parts[t][r]);
+                parts[t][p] = part_add(starts ? part_zero() : parts[t][p], w[t], a);
+                if (ends) sums[t][p] = sum_add_part(sums[t][p], parts[t][p]);
             }
         }
     }
 }
 
-INLINE void integer_cell(enum cpu_form form, int tiles, int rows, const struct cpu_packed *weight,
-                         uint32_t tile, const struct cpu_block *blocks, size_t row_blocks, float *out)
+/* d and minimum of a block (half h of it) of one tile. */
+INLINE void read_scales(struct kind kind, const uint8_t *scales, int h, vf *ret_d, vf *ret_minimum)
 {
-    const uint8_t *codes[CELL_TILES];
-    const uint16_t *scales[CELL_TILES];
-    const struct cpu_block *x[CELL_ROWS];
-    vf f[CELL_TILES][CELL_ROWS];
-    const size_t code_bytes = (size_t)form_vectors(form) * VECTOR_BYTES;
-    const int scale_count = form_scales(form);
-    const int halves = form == FORM_B6 ? 2 : 1;
+    if (kind.panel) {
+        const float *f32 = (const float *)(const void *)scales + h * 2 * LANES;
+        *ret_d = vf_load(f32);
+        *ret_minimum = vf_load(f32 + LANES);
+        return;
+    }
+    const uint16_t *f16 = (const uint16_t *)(const void *)scales;
+    *ret_d = vf_load_f16(f16 + h * LANES);
+    *ret_minimum = kind.has_min ? vf_load_f16(f16 + LANES) : vf_mul(*ret_d, vf_set1((float)-kind.centre));
+}
+
+/* Sums of a block of bytes with wide activations, where 16-bit products cost less than two byte products. */
+INLINE void sum_words(int tiles, int rows, const uint8_t *const *codes, const uint8_t *const *x,
+                      vsum sums[CELL_TILES][CELL_ROWS])
+{
+    vword words[CELL_TILES][CELL_ROWS];
     UNROLL for (int t = 0; t < tiles; t++)
     {
-        codes[t] = weight->data + (tile + (uint32_t)t) * weight->tile_bytes;
-        scales[t] = (const uint16_t *)(const void *)(codes[t] + code_bytes * weight->block_count);
-        UNROLL for (int r = 0; r < rows; r++) f[t][r] = vf_zero();
+        UNROLL for (int r = 0; r < rows; r++) words[t][r] = word_zero();
     }
-    UNROLL for (int r = 0; r < rows; r++) x[r] = blocks + (size_t)r * row_blocks;
-    for (uint32_t b = 0; b < weight->block_count; b++) {
+    UNROLL for (int g = 0; g < 8; g++)
+    {
+        UNROLL for (int t = 0; t < tiles; t++)
+        {
+            vword_codes w = word_codes_load(codes[t] + g * VECTOR_BYTES);
+            UNROLL for (int r = 0; r < rows; r++)
+            {
+                const int16_t *words_of_row =
+                    (const int16_t *)(const void *)(x[r] + offsetof(struct cpu_wide_block, words));
+                words[t][r] = word_add(words[t][r], w, words_of_row + g * 4);
+            }
+        }
+    }
+    UNROLL for (int t = 0; t < tiles; t++)
+    {
+        UNROLL for (int r = 0; r < rows; r++) sums[t][r] = sum_of_words(words[t][r]);
+    }
+}
+
+/* Adds block after block to f. codes, scales: of the first block of each tile; x: of each row. */
+INLINE void add_blocks(struct kind kind, int tiles, int rows, uint32_t block_count, const uint8_t **codes,
+                       const uint8_t **scales, const uint8_t **x, vf f[CELL_TILES][CELL_ROWS])
+{
+    const int halves = kind_halves(kind);
+    for (uint32_t b = 0; b < block_count; b++) {
         UNROLL for (int h = 0; h < halves; h++)
         {
             vsum sums[CELL_TILES][CELL_ROWS];
-            sum_groups(form, tiles, rows, h * 8 / halves, (h + 1) * 8 / halves, codes, x, sums);
+            if (WORD_PRODUCTS && kind.bits == 8 && kind.wide) sum_words(tiles, rows, codes, x, sums);
+            else sum_groups(kind, tiles, rows, h * 8 / halves, (h + 1) * 8 / halves, codes, x, sums);
             UNROLL for (int t = 0; t < tiles; t++)
             {
-                vf d = vf_load_f16(scales[t] + h * LANES);
-                vf minimum = form_has_min(form) ? vf_load_f16(scales[t] + LANES)
-                                                : vf_mul(d, vf_set1(-form_centre(form)));
+                vf d, minimum;
+                read_scales(kind, scales[t], h, &d, &minimum);
                 UNROLL for (int r = 0; r < rows; r++)
                 {
-                    float sum = halves == 2 ? x[r]->half[h] : x[r]->sum;
-                    f[t][r] = vf_fma(vf_of_sum(sums[t][r]), vf_mul(d, vf_set1(x[r]->scale)), f[t][r]);
-                    if (form_has_min(form) || form_centre(form) != 0)
-                        f[t][r] = vf_fma(minimum, vf_set1(sum), f[t][r]);
+                    const struct cpu_scales *xs = kind_scales(kind, x[r]);
+                    vsum sum = sums[t][r];
+                    if (kind.wide && !(WORD_PRODUCTS && kind.bits == 8))
+                        sum = sum_of_bytes(sums[t][r * 2], sums[t][r * 2 + 1]);
+                    f[t][r] = vf_fma(vf_of_sum(sum), vf_mul(d, vf_set1(xs->scale)), f[t][r]);
+                    if (kind.has_min || kind.centre != 0)
+                        f[t][r] = vf_fma(minimum, vf_set1(halves == 2 ? xs->half[h] : xs->sum), f[t][r]);
                 }
             }
         }
         UNROLL for (int t = 0; t < tiles; t++)
         {
-            codes[t] += code_bytes;
-            scales[t] += scale_count * LANES;
+            codes[t] += kind_code_bytes(kind);
+            scales[t] += kind_scale_bytes(kind);
         }
-        UNROLL for (int r = 0; r < rows; r++) x[r]++;
+        UNROLL for (int r = 0; r < rows; r++) x[r] += kind_block_bytes(kind);
     }
+}
+
+INLINE void load_cell(int tiles, int rows, const float *out, vf f[CELL_TILES][CELL_ROWS])
+{
+    UNROLL for (int r = 0; r < rows; r++)
+    {
+        UNROLL for (int t = 0; t < tiles; t++) f[t][r] = out ? vf_load(out + r * GROUP_ROWS + t * LANES)
+                                                             : vf_zero();
+    }
+}
+
+INLINE void store_cell(int tiles, int rows, vf f[CELL_TILES][CELL_ROWS], float *out)
+{
     UNROLL for (int r = 0; r < rows; r++)
     {
         UNROLL for (int t = 0; t < tiles; t++) vf_store(out + r * GROUP_ROWS + t * LANES, f[t][r]);
+    }
+}
+
+/* Some blocks of CELL_TILES tiles, unpacked once for many rows. */
+struct panel {
+    _Alignas(64) uint8_t codes[CELL_TILES][PANEL_BLOCKS * 8 * VECTOR_BYTES];
+    _Alignas(64) float scales[CELL_TILES][PANEL_BLOCKS * 2 * 2 * LANES];
+};
+
+INLINE void unpack_panel(struct kind kind, const struct cpu_packed *weight, uint32_t tile,
+                         uint32_t block_first, uint32_t block_count, struct panel *panel)
+{
+    const int halves = kind_halves(kind);
+    for (uint32_t t = 0; t < CELL_TILES; t++) {
+        const uint8_t *codes = weight->data + (tile + t) * weight->tile_bytes;
+        const uint8_t *scales = codes + kind_code_bytes(kind) * weight->block_count;
+        for (uint32_t b = 0; b < block_count; b++) {
+            const uint8_t *from = codes + (block_first + b) * kind_code_bytes(kind);
+            UNROLL for (int g = 0; g < 8; g++) code_store(
+                panel->codes[t] + (b * 8 + (uint32_t)g) * VECTOR_BYTES, group_codes(kind, from, g));
+            UNROLL for (int h = 0; h < halves; h++)
+            {
+                vf d, minimum;
+                float *to = panel->scales[t] + (b * (uint32_t)halves + (uint32_t)h) * 2 * LANES;
+                read_scales(kind, scales + (block_first + b) * kind_scale_bytes(kind), h, &d, &minimum);
+                vf_store(to, d);
+                vf_store(to + LANES, minimum);
+            }
+        }
+    }
+}
+
+/* A register tile of outputs for blocks that lie packed in the weight, or unpacked in a panel. */
+INLINE void packed_cell(struct kind kind, int tiles, int rows, const struct cpu_packed *weight, uint32_t tile,
+                        const uint8_t *x, size_t row_bytes, float *out)
+{
+    const uint8_t *codes[CELL_TILES], *scales[CELL_TILES], *row[CELL_ROWS];
+    vf f[CELL_TILES][CELL_ROWS];
+    UNROLL for (int t = 0; t < tiles; t++)
+    {
+        codes[t] = weight->data + (tile + (uint32_t)t) * weight->tile_bytes;
+        scales[t] = codes[t] + kind_code_bytes(kind) * weight->block_count;
+    }
+    UNROLL for (int r = 0; r < rows; r++) row[r] = x + (size_t)r * row_bytes;
+    load_cell(tiles, rows, NULL, f);
+    add_blocks(kind, tiles, rows, weight->block_count, codes, scales, row, f);
+    store_cell(tiles, rows, f, out);
+}
+
+INLINE void panel_cell(struct kind kind, int rows, const struct panel *panel, uint32_t block_count,
+                       bool first, const uint8_t *x, size_t row_bytes, float *out)
+{
+    const uint8_t *codes[CELL_TILES], *scales[CELL_TILES], *row[CELL_ROWS];
+    vf f[CELL_TILES][CELL_ROWS];
+    kind.panel = true;
+    UNROLL for (int t = 0; t < CELL_TILES; t++)
+    {
+        codes[t] = panel->codes[t];
+        scales[t] = (const uint8_t *)panel->scales[t];
+    }
+    UNROLL for (int r = 0; r < rows; r++) row[r] = x + (size_t)r * row_bytes;
+    if (first) load_cell(CELL_TILES, rows, NULL, f);
+    else load_cell(CELL_TILES, rows, out, f);
+    add_blocks(kind, CELL_TILES, rows, block_count, codes, scales, row, f);
+    store_cell(CELL_TILES, rows, f, out);
+}
+
+/* Few rows: codes are unpacked in registers, each cell anew. `rows` is a constant in each call, so that a cell
+ * is straight code on registers. */
+INLINE void packed_rows(struct kind kind, int tiles, const struct cpu_packed *weight, uint32_t tile,
+                        const uint8_t *x, size_t row_bytes, uint32_t row_count, float *out)
+{
+    const uint32_t most = kind.wide ? CELL_ROWS / 2 : CELL_ROWS;
+    uint32_t r = 0;
+    for (; tiles == CELL_TILES && r + most <= row_count; r += most)
+        packed_cell(kind, tiles, (int)most, weight, tile, x + r * row_bytes, row_bytes,
+                    out + (size_t)r * GROUP_ROWS);
+    for (; tiles == CELL_TILES && most > 2 && r + 2 <= row_count; r += 2)
+        packed_cell(kind, tiles, 2, weight, tile, x + r * row_bytes, row_bytes, out + (size_t)r * GROUP_ROWS);
+    for (; r < row_count; r++)
+        packed_cell(kind, tiles, 1, weight, tile, x + r * row_bytes, row_bytes, out + (size_t)r * GROUP_ROWS);
+}
+
+/* Many rows: PANEL_BLOCKS blocks are unpacked once and stay in the first-level cache while the rows stream. */
+INLINE void panel_rows(struct kind kind, const struct cpu_packed *weight, uint32_t tile, const uint8_t *x,
+                       size_t row_bytes, uint32_t row_count, float *out)
+{
+    const uint32_t most = kind.wide ? CELL_ROWS / 2 : CELL_ROWS;
+    struct panel panel;
+    for (uint32_t first = 0; first < weight->block_count; first += PANEL_BLOCKS) {
+        uint32_t left = weight->block_count - first, count = left < PANEL_BLOCKS ? left : PANEL_BLOCKS;
+        const uint8_t *from = x + first * kind_block_bytes(kind);
+        uint32_t r = 0;
+        unpack_panel(kind, weight, tile, first, count, &panel);
+        for (; r + most <= row_count; r += most)
+            panel_cell(kind, (int)most, &panel, count, first == 0, from + r * row_bytes, row_bytes,
+                       out + (size_t)r * GROUP_ROWS);
+        for (; r < row_count; r++)
+            panel_cell(kind, 1, &panel, count, first == 0, from + r * row_bytes, row_bytes,
+                       out + (size_t)r * GROUP_ROWS);
     }
 }
 
@@ -154,10 +327,7 @@ INLINE void float_cell(enum cpu_form form, int tiles, int rows, const struct cpu
 {
     const uint8_t *w = weight->data + tile * weight->tile_bytes;
     vf f[CELL_TILES][CELL_ROWS];
-    UNROLL for (int t = 0; t < tiles; t++)
-    {
-        UNROLL for (int r = 0; r < rows; r++) f[t][r] = vf_zero();
-    }
+    load_cell(tiles, rows, NULL, f);
     for (size_t k = 0; k < (size_t)weight->block_count * BLOCK_COLS; k++) {
         vf column[CELL_TILES];
         UNROLL for (int t = 0; t < tiles; t++)
@@ -168,50 +338,60 @@ INLINE void float_cell(enum cpu_form form, int tiles, int rows, const struct cpu
             UNROLL for (int t = 0; t < tiles; t++) f[t][r] = vf_fma(column[t], a, f[t][r]);
         }
     }
-    UNROLL for (int r = 0; r < rows; r++)
-    {
-        UNROLL for (int t = 0; t < tiles; t++) vf_store(out + r * GROUP_ROWS + t * LANES, f[t][r]);
-    }
+    store_cell(tiles, rows, f, out);
 }
 
-INLINE void cell(enum cpu_form form, int tiles, int rows, const struct cpu_packed *weight, uint32_t tile,
-                 const struct cpu_input *input, uint32_t row, float *out)
-{
-    size_t row_blocks = input->block_count;
-    if (form == FORM_F32 || form == FORM_F16 || form == FORM_BF16)
-        float_cell(form, tiles, rows, weight, tile, input->values + row * row_blocks * BLOCK_COLS,
-                   row_blocks * BLOCK_COLS, out);
-    else integer_cell(form, tiles, rows, weight, tile, input->blocks + row * row_blocks, row_blocks, out);
-}
-
-/* All cells of CELL_TILES tiles over the rows. `rows` stays a constant in each call, so that a cell is
- * straight code on registers. */
-INLINE void product_rows(enum cpu_form form, int tiles, const struct cpu_packed *weight, uint32_t tile,
-                         const struct cpu_input *input, uint32_t row, uint32_t row_count, float *out)
+INLINE void float_rows(enum cpu_form form, int tiles, const struct cpu_packed *weight, uint32_t tile,
+                       const float *values, size_t row_values, uint32_t row_count, float *out)
 {
     uint32_t r = 0;
-    for (; r + CELL_ROWS <= row_count; r += CELL_ROWS)
-        cell(form, tiles, CELL_ROWS, weight, tile, input, row + r, out + (size_t)r * GROUP_ROWS);
-    for (; CELL_ROWS > 4 && r + 4 <= row_count; r += 4)
-        cell(form, tiles, CELL_ROWS < 4 ? CELL_ROWS : 4, weight, tile, input, row + r,
-             out + (size_t)r * GROUP_ROWS);
-    for (; r + 2 <= row_count; r += 2)
-        cell(form, tiles, 2, weight, tile, input, row + r, out + (size_t)r * GROUP_ROWS);
-    if (r < row_count) cell(form, tiles, 1, weight, tile, input, row + r, out + (size_t)r * GROUP_ROWS);
+    for (; tiles == CELL_TILES && r + CELL_ROWS <= row_count; r += CELL_ROWS)
+        float_cell(form, tiles, CELL_ROWS, weight, tile, values + r * row_values, row_values,
+                   out + (size_t)r * GROUP_ROWS);
+    for (; tiles == CELL_TILES && CELL_ROWS > 2 && r + 2 <= row_count; r += 2)
+        float_cell(form, tiles, 2, weight, tile, values + r * row_values, row_values,
+                   out + (size_t)r * GROUP_ROWS);
+    for (; r < row_count; r++)
+        float_cell(form, tiles, 1, weight, tile, values + r * row_values, row_values,
+                   out + (size_t)r * GROUP_ROWS);
 }
 
-#define DEFINE_PRODUCT(form) \
-    static void product_##form(const struct cpu_packed *weight, uint32_t tile_first, uint32_t tile_count, \
-                               const struct cpu_input *input, uint32_t row, uint32_t row_count, float *out) \
+/* Rows of a piece on some tiles; the form and the width of the activations are constants. */
+INLINE void product_rows(enum cpu_form form, bool wide, int tiles, const struct cpu_packed *weight,
+                         uint32_t tile, const struct cpu_input *input, uint32_t row, uint32_t row_count,
+                         float *out)
+{
+    if (form == FORM_F32 || form == FORM_F16 || form == FORM_BF16) {
+        size_t row_values = (size_t)input->block_count * BLOCK_COLS;
+        float_rows(form, tiles, weight, tile, input->values + row * row_values, row_values, row_count, out);
+        return;
+    }
+    struct kind kind = kind_of(form, wide);
+    size_t row_bytes = input->block_count * kind_block_bytes(kind);
+    const uint8_t *x = (wide ? (const uint8_t *)input->wide_blocks : (const uint8_t *)input->blocks) +
+                       row * row_bytes;
+    if (tiles == CELL_TILES && kind.bits < 8 && row_count >= PANEL_ROWS)
+        panel_rows(kind, weight, tile, x, row_bytes, row_count, out);
+    else packed_rows(kind, tiles, weight, tile, x, row_bytes, row_count, out);
+}
+
+#define DEFINE_PRODUCT(form, wide) \
+    static __attribute__((noinline)) void product_##form##_##wide( \
+        const struct cpu_packed *weight, uint32_t tile_first, uint32_t tile_count, \
+        const struct cpu_input *input, uint32_t row, uint32_t row_count, float *out) \
     { \
         uint32_t t = 0; \
         for (; t + CELL_TILES <= tile_count; t += CELL_TILES) \
-            product_rows(form, CELL_TILES, weight, tile_first + t, input, row, row_count, out + t * LANES); \
+            product_rows(form, wide, CELL_TILES, weight, tile_first + t, input, row, row_count, \
+                         out + t * LANES); \
         for (; t < tile_count; t++) \
-            product_rows(form, 1, weight, tile_first + t, input, row, row_count, out + t * LANES); \
+            product_rows(form, wide, 1, weight, tile_first + t, input, row, row_count, out + t * LANES); \
     }
-#define X(form, code_bytes, scales) DEFINE_PRODUCT(form)
+#define X(form, code_bytes, scales) DEFINE_PRODUCT(form, false)
 CPU_FORMS(X)
+#undef X
+#define X(form, code_bytes, scales) DEFINE_PRODUCT(form, true)
+CPU_INTEGER_FORMS(X)
 #undef X
 
 static void product(const struct cpu_packed *weight, uint32_t tile_first, uint32_t tile_count,
@@ -220,10 +400,20 @@ static void product(const struct cpu_packed *weight, uint32_t tile_first, uint32
     CHECK(weight->tile_rows == LANES);
     CHECK(input->block_count == weight->block_count);
     CHECK(tile_count * LANES <= GROUP_ROWS);
+    bool wide = input->wide_blocks != NULL;
     switch (weight->form) {
 #define X(form, code_bytes, scales) \
-    case form: product_##form(weight, tile_first, tile_count, input, row_first, row_count, out); return;
-        CPU_FORMS(X)
+    case form: \
+        if (wide) product_##form##_true(weight, tile_first, tile_count, input, row_first, row_count, out); \
+        else product_##form##_false(weight, tile_first, tile_count, input, row_first, row_count, out); \
+        return;
+        CPU_INTEGER_FORMS(X)
+#undef X
+#define X(form, code_bytes, scales) \
+    case form: \
+        product_##form##_false(weight, tile_first, tile_count, input, row_first, row_count, out); \
+        return;
+        CPU_FLOAT_FORMS(X)
 #undef X
     case FORMS_COUNT: break;
     }

@@ -13,6 +13,12 @@ enum {
     INLINE_FLOATS = 4 * 1024, // less work than this is not worth waking the team for
 };
 
+/* Bits of an input's codes. Measured on SmolLM2-135M Q4_1 (mean |difference| of the top 20 log-probabilities from
+ * float32, 960 positions): with 8 bits everywhere 0.096; of that q, k, v contribute 0.060, gate and up 0.046,
+ * down 0.041, the head 0.040, the attention output 0.017 (independent, so squares add). 16 bits for q, k,
+ * v and the head, which are a sixth of the work of a prompt, leave 0.063. */
+enum precision { BITS_8, BITS_16 };
+
 /* rows -> input, one row after another */
 struct input_job {
     struct kern *kern;
@@ -20,6 +26,7 @@ struct input_job {
     const uint32_t *rows;           // (row_count) rows of x, or NULL for 0 .. row_count - 1
     const struct kern_vector *norm; // NULL: rows as they are
     uint32_t row_count;
+    enum precision precision;
     bool wants_blocks;
 };
 
@@ -36,8 +43,12 @@ static void input_row(const struct input_job *job, uint32_t i)
         kern->level->norm(from, job->norm->values, x->cols, kern->conf.rms_epsilon, values);
     else memcpy(values, from, x->cols * sizeof(float));
     for (uint32_t k = x->cols; k < padded; k++) values[k] = 0;
+    size_t block = (size_t)i * x->block_count;
     if (!job->wants_blocks) return;
-    kern->level->quantize(values, x->block_count, kern->input_blocks + (size_t)i * x->block_count);
+    if (job->precision == BITS_16)
+        kern->level->quantize_wide(values, x->block_count,
+                                   (struct cpu_wide_block *)kern->input_blocks + block);
+    else kern->level->quantize(values, x->block_count, (struct cpu_block *)kern->input_blocks + block);
 }
 
 static void input_piece(void *arg, uint32_t piece)
@@ -49,7 +60,7 @@ static void input_piece(void *arg, uint32_t piece)
 
 static struct cpu_input make_input(struct kern *kern, const struct kern_rows *x, const uint32_t *rows,
                                    uint32_t row_count, const struct kern_vector *norm,
-                                   const struct kern_weight *weight)
+                                   const struct kern_weight *weight, enum precision precision)
 {
     CHECK(x->has_values);
     CHECK(weight->cols == x->cols && x->block_count <= kern->input_blocks_max);
@@ -60,13 +71,16 @@ static struct cpu_input make_input(struct kern *kern, const struct kern_rows *x,
                             .rows = rows,
                             .norm = norm,
                             .row_count = row_count,
+                            .precision = precision,
                             .wants_blocks = weight->reads_blocks};
     uint32_t pieces = (row_count + INPUT_ROWS - 1) / INPUT_ROWS;
     if ((size_t)row_count * x->cols > INLINE_FLOATS) team_run(kern->team, input_piece, &job, pieces);
     else
         for (uint32_t piece = 0; piece < pieces; piece++) input_piece(&job, piece);
-    return (struct cpu_input){
-        .blocks = kern->input_blocks, .values = kern->input_values, .block_count = x->block_count};
+    return (struct cpu_input){.blocks = precision == BITS_8 ? kern->input_blocks : NULL,
+                              .wide_blocks = precision == BITS_16 ? kern->input_blocks : NULL,
+                              .values = kern->input_values,
+                              .block_count = x->block_count};
 }
 
 /* One product over all parts of a weight, cut into pieces. */
@@ -232,7 +246,7 @@ void machine_norm_project(struct kern *kern, const struct kern_rows *x, const st
     out->has_blocks = false;
     project(&(struct project_job){.kern = kern,
                                   .weight = weight,
-                                  .input = make_input(kern, x, NULL, row_count, norm, weight),
+                                  .input = make_input(kern, x, NULL, row_count, norm, weight, BITS_16),
                                   .row_count = row_count,
                                   .bias = bias_values(bias, weight->rows),
                                   .out = out,
@@ -248,7 +262,7 @@ void machine_norm_head(struct kern *kern, const struct kern_rows *x, const uint3
     logits->has_blocks = false;
     project(&(struct project_job){.kern = kern,
                                   .weight = weight,
-                                  .input = make_input(kern, x, rows, row_count, norm, weight),
+                                  .input = make_input(kern, x, rows, row_count, norm, weight, BITS_16),
                                   .row_count = row_count,
                                   .out = logits,
                                   .finish = finish_store});
@@ -262,7 +276,7 @@ void machine_project_add(struct kern *kern, const struct kern_rows *in, const st
     bool ready = (!weight->reads_blocks || in->has_blocks) &&
                  (!weight->reads_values || (in->has_values && in->cols % BLOCK_COLS == 0));
     struct cpu_input input = {.blocks = in->blocks, .values = in->values, .block_count = in->block_count};
-    if (!ready) input = make_input(kern, in, NULL, row_count, NULL, weight);
+    if (!ready) input = make_input(kern, in, NULL, row_count, NULL, weight, BITS_8);
     CHECK(x->has_values);
     project(&(struct project_job){.kern = kern,
                                   .weight = weight,
@@ -283,7 +297,7 @@ void machine_norm_gate_up(struct kern *kern, const struct kern_rows *x, const st
     out->has_values = kern->has_float_weights || !out->has_blocks;
     project(&(struct project_job){.kern = kern,
                                   .weight = gate_up,
-                                  .input = make_input(kern, x, NULL, row_count, norm, gate_up),
+                                  .input = make_input(kern, x, NULL, row_count, norm, gate_up, BITS_8),
                                   .row_count = row_count,
                                   .bias = bias_values(gate_bias, out->cols),
                                   .up_bias = bias_values(up_bias, out->cols),

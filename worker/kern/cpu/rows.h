@@ -46,22 +46,48 @@ static void norm_row(const float *x, const float *norm, uint32_t cols, float eps
     for (; k < cols; k++) out[k] = x[k] * scale * norm[k];
 }
 
+/* Blocks whose largest value is below this count as zero: the inverse scale must not overflow. */
+#define TINY 1e-30f
+
+INLINE float largest_of(const float *x)
+{
+    vf most = vf_zero();
+    for (uint32_t k = 0; k < BLOCK_COLS; k += LANES) most = vf_max(most, vf_abs(vf_load(x + k)));
+    return vf_reduce_max(most);
+}
+
+INLINE struct cpu_scales scales_of(float scale, const int32_t sums[2])
+{
+    return (struct cpu_scales){.scale = scale,
+                               .sum = scale * (float)(sums[0] + sums[1]),
+                               .half = {scale * (float)sums[0], scale * (float)sums[1]}};
+}
+
 static void quantize_row(const float *values, uint32_t block_count, struct cpu_block *out)
 {
     for (uint32_t b = 0; b < block_count; b++) {
         const float *x = values + (size_t)b * BLOCK_COLS;
-        vf most = vf_zero();
-        for (uint32_t k = 0; k < BLOCK_COLS; k += LANES) most = vf_max(most, vf_abs(vf_load(x + k)));
-        float largest = vf_reduce_max(most);
-        /* Below 1e-30 the block counts as zero: 127 / largest must not overflow. */
-        float inverse = largest > 1e-30f ? 127.0f / largest : 0.0f;
-        float scale = largest > 1e-30f ? largest / 127.0f : 0.0f;
+        float largest = largest_of(x);
         int32_t sums[2];
-        quantize_codes(x, inverse, out[b].codes, sums);
-        out[b].scale = scale;
-        out[b].sum = scale * (float)(sums[0] + sums[1]);
-        out[b].half[0] = scale * (float)sums[0];
-        out[b].half[1] = scale * (float)sums[1];
+        quantize_codes(x, largest > TINY ? 127.0f / largest : 0, out[b].codes, sums);
+        out[b].scales = scales_of(largest > TINY ? largest / 127.0f : 0, sums);
+    }
+}
+
+static void quantize_wide_row(const float *values, uint32_t block_count, struct cpu_wide_block *out)
+{
+    const float steps = WIDE_MAX;
+    for (uint32_t b = 0; b < block_count; b++) {
+        const float *x = values + (size_t)b * BLOCK_COLS;
+        float largest = largest_of(x);
+        int32_t sums[2];
+        quantize_words(x, largest > TINY ? steps / largest : 0, out[b].words, sums);
+        /* Rounding the high byte to nearest leaves a low byte in [-128, 127]. */
+        for (uint32_t k = 0; k < BLOCK_COLS; k++) {
+            out[b].high[k] = (int8_t)((out[b].words[k] + 128) >> 8);
+            out[b].low[k] = (int8_t)out[b].words[k];
+        }
+        out[b].scales = scales_of(largest > TINY ? largest / steps : 0, sums);
     }
 }
 

@@ -6,7 +6,9 @@
 #define INLINE static inline __attribute__((always_inline))
 
 /* clang-format off */
-#ifdef __clang__
+#if defined(KVASIR_NO_UNROLL) // a level that is not worth the code
+#define UNROLL
+#elif defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define UNROLL _Pragma("GCC unroll 16")

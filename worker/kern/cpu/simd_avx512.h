@@ -27,6 +27,9 @@ enum {
     SUM_GROUPS_4 = 8, // sums are 32 bits wide from the start
     SUM_GROUPS_5 = 8,
     SUM_GROUPS_6 = 8,
+    WORD_PRODUCTS = 0,
+    PANEL_BLOCKS = 18, // 2 tiles of it are 18 KiB of codes and 9 of scales
+    PANEL_ROWS = 8,    // from here on unpacking once pays
 };
 
 typedef __m512 vf;     // LANES floats
@@ -134,6 +137,14 @@ INLINE vf vf_of_sum(vsum a)
     return _mm512_cvtepi32_ps(a);
 }
 
+INLINE int32_t sum_reduce(vsum a)
+{
+    a = _mm512_add_epi32(a, _mm512_shuffle_i32x4(a, a, 0x4E));
+    a = _mm512_add_epi32(a, _mm512_shuffle_i32x4(a, a, 0xB1));
+    a = _mm512_add_epi32(a, _mm512_shuffle_epi32(a, 0x4E));
+    return _mm512_cvtsi512_si32(_mm512_add_epi32(a, _mm512_shuffle_epi32(a, 0xB1)));
+}
+
 /* x: 32 floats in [-127, 127] after scaling by `inverse`; out: rounded to nearest even. ret_sums: sums of codes
  * 0..15 and 16..31. */
 INLINE void quantize_codes(const float *x, float inverse, int8_t *out, int32_t ret_sums[2])
@@ -141,11 +152,17 @@ INLINE void quantize_codes(const float *x, float inverse, int8_t *out, int32_t r
     for (int i = 0; i < 2; i++) {
         __m512i codes = _mm512_cvtps_epi32(_mm512_mul_ps(vf_load(x + i * LANES), _mm512_set1_ps(inverse)));
         _mm_storeu_si128((__m128i *)(void *)(out + i * LANES), _mm512_cvtepi32_epi8(codes));
-        codes = _mm512_add_epi32(codes, _mm512_shuffle_i32x4(codes, codes, 0x4E));
-        codes = _mm512_add_epi32(codes, _mm512_shuffle_i32x4(codes, codes, 0xB1));
-        codes = _mm512_add_epi32(codes, _mm512_shuffle_epi32(codes, 0x4E));
-        codes = _mm512_add_epi32(codes, _mm512_shuffle_epi32(codes, 0xB1));
-        ret_sums[i] = _mm512_cvtsi512_si32(codes);
+        ret_sums[i] = sum_reduce(codes);
+    }
+}
+
+/* The same to 16 bits, x in [-WIDE_MAX, WIDE_MAX] after scaling. */
+INLINE void quantize_words(const float *x, float inverse, int16_t *out, int32_t ret_sums[2])
+{
+    for (int i = 0; i < 2; i++) {
+        __m512i codes = _mm512_cvtps_epi32(_mm512_mul_ps(vf_load(x + i * LANES), _mm512_set1_ps(inverse)));
+        _mm256_storeu_si256((__m256i *)(void *)(out + i * LANES), _mm512_cvtepi32_epi16(codes));
+        ret_sums[i] = sum_reduce(codes);
     }
 }
 
@@ -154,6 +171,10 @@ INLINE void quantize_codes(const float *x, float inverse, int8_t *out, int32_t r
 INLINE vcode code_load(const uint8_t *p)
 {
     return _mm512_loadu_si512(p);
+}
+INLINE void code_store(uint8_t *p, vcode v)
+{
+    _mm512_storeu_si512(p, v);
 }
 INLINE vcode code_low_nibbles(vcode v)
 {
@@ -196,6 +217,32 @@ INLINE vsum sum_add_part(vsum sum, vpart part)
 INLINE vsum sum_add_bytes(vsum sum, vcode codes, vcode activations)
 {
     return _mm512_dpbusd_epi32(sum, codes, activations);
+}
+INLINE vsum sum_of_bytes(vsum high, vsum low) // of wide activations
+{
+    return _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
+}
+/* Not used: byte products are as fast here. */
+typedef vsum vword;
+typedef vsum vword_codes;
+INLINE vword word_zero(void)
+{
+    return sum_zero();
+}
+INLINE vword_codes word_codes_load(const uint8_t *p)
+{
+    (void)p;
+    return sum_zero();
+}
+INLINE vword word_add(vword sums, vword_codes codes, const int16_t *activations)
+{
+    (void)codes;
+    (void)activations;
+    return sums;
+}
+INLINE vsum sum_of_words(vword sums)
+{
+    return sums;
 }
 INLINE void prefetch(const void *p)
 {

@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#define KVASIR_NO_UNROLL
 #include "worker/kern/cpu/simd.h"
 #include "worker/kern/ref/half.h"
 
@@ -23,6 +24,9 @@ enum {
     SUM_GROUPS_4 = 8, // sums are 32 bits wide from the start
     SUM_GROUPS_5 = 8,
     SUM_GROUPS_6 = 8,
+    WORD_PRODUCTS = 0,
+    PANEL_BLOCKS = 18,
+    PANEL_ROWS = 8,
 };
 
 typedef float vf __attribute__((vector_size(4 * LANES)));
@@ -156,6 +160,19 @@ INLINE void quantize_codes(const float *x, float inverse, int8_t *out, int32_t r
     }
 }
 
+/* The same to 16 bits, x in [-WIDE_MAX, WIDE_MAX] after scaling. */
+INLINE void quantize_words(const float *x, float inverse, int16_t *out, int32_t ret_sums[2])
+{
+    ret_sums[0] = ret_sums[1] = 0;
+    for (int i = 0; i < 32; i += LANES) {
+        vsum codes = __builtin_convertvector(vf_round(vf_load(x + i) * vf_set1(inverse)), vsum);
+        for (int j = 0; j < LANES; j++) {
+            out[i + j] = (int16_t)codes[j];
+            ret_sums[i / 16] += codes[j];
+        }
+    }
+}
+
 /* codes */
 
 INLINE vcode code_load(const uint8_t *p)
@@ -163,6 +180,11 @@ INLINE vcode code_load(const uint8_t *p)
     bytes_of_codes bytes;
     memcpy(&bytes, p, sizeof(bytes));
     return __builtin_convertvector(bytes, vcode);
+}
+INLINE void code_store(uint8_t *p, vcode v)
+{
+    bytes_of_codes bytes = __builtin_convertvector(v, bytes_of_codes);
+    memcpy(p, &bytes, sizeof(bytes));
 }
 INLINE vcode code_low_nibbles(vcode v)
 {
@@ -207,6 +229,32 @@ INLINE vsum sum_add_part(vsum sum, vpart part)
 INLINE vsum sum_add_bytes(vsum sum, vcode codes, vcode activations)
 {
     return sum_add_part(sum, part_add(part_zero(), codes, activations));
+}
+INLINE vsum sum_of_bytes(vsum high, vsum low) // of wide activations
+{
+    return high * 256 + low;
+}
+/* Not used: byte products are as fast here. */
+typedef vsum vword;
+typedef vsum vword_codes;
+INLINE vword word_zero(void)
+{
+    return sum_zero();
+}
+INLINE vword_codes word_codes_load(const uint8_t *p)
+{
+    (void)p;
+    return sum_zero();
+}
+INLINE vword word_add(vword sums, vword_codes codes, const int16_t *activations)
+{
+    (void)codes;
+    (void)activations;
+    return sums;
+}
+INLINE vsum sum_of_words(vword sums)
+{
+    return sums;
 }
 INLINE void prefetch(const void *p)
 {
