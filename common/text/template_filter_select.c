@@ -23,7 +23,7 @@ static int find_named(struct tmpl_run *run, enum tmpl_table table, struct tmpl_v
 static struct tmpl_args args_behind(const struct tmpl_args *args, size_t skipped)
 {
     struct tmpl_args rest = *args;
-    rest.positional += skipped;
+    if (skipped > 0) rest.positional += skipped; // not on NULL
     rest.count -= skipped;
     return rest;
 }

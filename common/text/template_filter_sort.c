@@ -46,6 +46,17 @@ static int sort_key(struct tmpl_run *run, struct tmpl_value item, struct tmpl_va
     return 0;
 }
 
+/* jinja2 sorts by lists of one key, and Python compares lists by their first items that are not equal: so
+ * equal keys are in order even where nothing orders them, as dicts. */
+static int order_keys(struct tmpl_run *run, struct tmpl_value a, struct tmpl_value b, int *ret_order)
+{
+    bool has_order = a.kind == VALUE_STRING || a.kind == VALUE_INT || a.kind == VALUE_FLOAT;
+    int r = has_order && a.kind == b.kind ? 0 : tmpl_equal(run, a, b);
+    if (r < 0) return r;
+    *ret_order = 0;
+    return r == 1 ? 0 : tmpl_order(run, a, b, "<", ret_order);
+}
+
 /* Stable merge sort, bottom up; `spare` is as long as `items`. Python's reverse keeps the order of
  * equal items too, so it turns the comparison round and not the result. */
 static int merge_sort(struct tmpl_run *run, struct keyed *items, struct keyed *spare, size_t count,
@@ -60,7 +71,7 @@ static int merge_sort(struct tmpl_run *run, struct keyed *items, struct keyed *s
                 bool takes_b = a >= middle;
                 if (!takes_b && b < high) {
                     int order;
-                    if (tmpl_order(run, items[b].key, items[a].key, "<", &order) < 0) return run->code;
+                    if (order_keys(run, items[b].key, items[a].key, &order) < 0) return run->code;
                     takes_b = is_reversed ? order == 1 : order == -1;
                 }
                 spare[out] = takes_b ? items[b++] : items[a++];

@@ -74,11 +74,18 @@ int tmpl_list_push(struct tmpl_run *run, struct tmpl_list_builder *builder, stru
     return 0;
 }
 
+/* Items of an empty list: no pointer of ours is NULL, so that arithmetic on it is defined. */
+static struct tmpl_value *items_of(const struct tmpl_list_builder *builder)
+{
+    static struct tmpl_value none[1]; // never written
+    return builder->items ? builder->items : none;
+}
+
 int tmpl_list_finish(struct tmpl_run *run, struct tmpl_list_builder *builder, struct tmpl_list **ret_list)
 {
     struct tmpl_list *list = tmpl_alloc(run, sizeof *list);
     if (!list) return run->code;
-    *list = (struct tmpl_list){.items = builder->items, .count = builder->count};
+    *list = (struct tmpl_list){.items = items_of(builder), .count = builder->count};
     *ret_list = list;
     return 0;
 }
@@ -88,7 +95,7 @@ int tmpl_generator_finish(struct tmpl_run *run, struct tmpl_list_builder *builde
 {
     struct tmpl_generator *generator = tmpl_alloc(run, sizeof *generator);
     if (!generator) return run->code;
-    *generator = (struct tmpl_generator){.list = {.items = builder->items, .count = builder->count}};
+    *generator = (struct tmpl_generator){.list = {.items = items_of(builder), .count = builder->count}};
     *ret_value = (struct tmpl_value){.kind = VALUE_GENERATOR, .generator = generator};
     return 0;
 }

@@ -33,8 +33,8 @@ BUILTIN(list_index)
 
 BUILTIN(same_value) // copy() of what cannot change
 {
-    (void)run;
     IGNORE_ARGS;
+    if (self.kind == VALUE_TUPLE) return tmpl_fail(run, "'tuple object' has no attribute 'copy'");
     *ret_value = self;
     return 0;
 }

@@ -89,6 +89,7 @@ static int binary_reals(struct tmpl_run *run, int op, double a, double b, struct
         else {
             double rest = fmod(a, b);
             if (rest != 0 && (rest < 0) != (b < 0)) rest += b;
+            if (rest == 0) rest = copysign(0, b);
             result = op == TOK_MOD ? rest : floor((a - rest) / b + 0.5);
         }
         break;

@@ -458,7 +458,8 @@ int tmpl_format_percent(struct tmpl_run *run, const struct tmpl_string *format, 
     if (run->code < 0) return run->code;
     bool is_all_taken = values.kind == VALUE_TUPLE
                             ? percent.next == values.list->count
-                            : percent.next > 0 || values.kind == VALUE_DICT || values.kind == VALUE_LIST;
+                            : percent.next > 0 || values.kind == VALUE_DICT || values.kind == VALUE_LIST ||
+                                  values.kind == VALUE_UNDEFINED;
     if (!is_all_taken) return tmpl_fail(run, "not all arguments converted during string formatting");
     return tmpl_builder_finish(&builder, ret_value);
 }
