@@ -118,11 +118,12 @@ static void completions_pop(struct engine *engine)
         if (r == -EAGAIN) return;
         if (r == 0 && !sched_in_flight(engine->sched)) r = ERR_PEER; // an answer nobody asked for
         if (r == 0) r = completion_take(engine, bytes, &err);
-        group_step_end(engine->group);
         if (r < 0) {
+            group_step_end(engine->group);
             group_kill(engine->group, err.text[0] ? err.text : err_name(r));
             return;
         }
+        group_step_done(engine->group);
         engine_dirty(engine);
     }
 }

@@ -40,6 +40,7 @@ struct group {
     uint64_t step_ns;  // when the plan in flight was pushed; 0: none
     uint64_t restarts;
     bool ever_ready;
+    bool useful; // this life has answered a step
     uint32_t progress;
     char killed_for[256];  // why we killed it ourselves, "" otherwise
     uint32_t handles_open; // of wake, timer, stall, and the process's while it is closing
@@ -105,14 +106,15 @@ static int worker_start(struct group *group, struct err *err)
     environment_fill(envp, COUNT_OF(envp));
     group->progress = 0;
     group->killed_for[0] = 0;
+    group->useful = false;
     return process_start(group->conf.loop, &group->process, argv, envp, err);
 }
 
 static void backoff_start(struct group *group)
 {
     uint64_t now_ns = clock_mono_ns();
-    if (group->ready_ns && now_ns - group->ready_ns > STABLE_MS * NS_PER_MS)
-        group->backoff_ms = BACKOFF_MS_FIRST;
+    bool stable = group->ready_ns && now_ns - group->ready_ns > STABLE_MS * NS_PER_MS;
+    if (stable || group->useful) group->backoff_ms = BACKOFF_MS_FIRST;
     uv_timer_start(&group->timer, backoff_over, group->backoff_ms, 0);
     group->backoff_ms = group->backoff_ms * 2 < BACKOFF_MS_MIN ? BACKOFF_MS_MIN : group->backoff_ms * 2;
     if (group->backoff_ms > BACKOFF_MS_MAX) group->backoff_ms = BACKOFF_MS_MAX;
@@ -211,6 +213,12 @@ void group_step_begin(struct group *group)
     group->step_ns = clock_mono_ns();
     if (group->conf.stall_ns_max && !uv_is_active((uv_handle_t *)&group->stall))
         uv_timer_start(&group->stall, stall_look, STALL_CHECK_MS, STALL_CHECK_MS);
+}
+
+void group_step_done(struct group *group)
+{
+    group->useful = true;
+    group_step_end(group);
 }
 
 void group_step_end(struct group *group)

@@ -70,6 +70,7 @@ struct link *group_link(struct group *group);
 int64_t group_pid(const struct group *group); // 0: none
 uint64_t group_restarts(const struct group *group);
 void group_step_begin(struct group *group); // a plan was pushed: the stall watch runs
-void group_step_end(struct group *group);
+void group_step_done(struct group *group); // its answer was good: if it dies now, it is started again at once
+void group_step_end(struct group *group);  // its answer was not
 
 #endif
