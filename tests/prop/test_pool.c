@@ -8,9 +8,14 @@
 
 #include <cmocka.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "common/base/clock.h"
 #include "common/base/rng.h"
@@ -191,8 +196,92 @@ static void test_pool_behaves_like_the_table(void **state)
     free(meta);
 }
 
+enum { LIVE_PAGES = 16, LIVE_CHANGES = 500, LIVE_PAGE_BYTES = 2 * 64 * PAGE_TOKENS * 2 };
+
+/* A daemon and its worker in one: grants, writes payload, seals in chains of two, evicts, for ever. */
+static void live_daemon(struct pool *pool, uint8_t *payload)
+{
+    uint64_t sum, round = 0;
+    for (;; round++) {
+        uint32_t pages[LIVE_PAGES], tokens[PAGE_TOKENS];
+        for (uint32_t i = 0; i < LIVE_PAGES; i++) {
+            if (pool_grant(pool, round, &pages[i]) < 0) abort();
+            memset(payload + pages[i] * LIVE_PAGE_BYTES, (int)(round + i), LIVE_PAGE_BYTES);
+            for (uint32_t k = 0; k < PAGE_TOKENS; k++) tokens[k] = (uint32_t)(round + i + k);
+            pool_fill(pool, pages[i], tokens, PAGE_TOKENS);
+            uint32_t parent = i % 2 ? pages[i - 1] : PAGE_NONE;
+            struct hash128 above = {round, i};
+            if (parent != PAGE_NONE) above = pool_desc(pool, parent)->key;
+            sum = hash64(payload + pages[i] * LIVE_PAGE_BYTES, LIVE_PAGE_BYTES);
+            pool_seal(pool, pages[i], hash128_chain(above, tokens, sizeof tokens), parent, &sum);
+            pool_unpin(pool, pages[i], round);
+        }
+        for (uint32_t i = LIVE_PAGES; i-- > 0;) pool_evict(pool, pages[i]);
+    }
+}
+
+/* Audits a pool while another process works on it, then kills that and audits what it left. */
+static void test_audit_of_a_pool_at_work_finds_nothing(void **state)
+{
+    (void)state;
+    struct pool_geometry geometry = {
+        .page_count = LIVE_PAGES,
+        .page_tokens = PAGE_TOKENS,
+        .rank_count = 1,
+        .kv_type = KV_F16,
+        .layer_count = 1,
+        .head_count_kv = 1,
+        .head_dims = 64,
+        .page_bytes = LIVE_PAGE_BYTES,
+    };
+    struct pool_owner owner = {.pid = 1};
+    struct err err = {0};
+    struct pool *pool;
+    size_t meta_bytes = pool_meta_bytes(&geometry), bytes = LIVE_PAGES * LIVE_PAGE_BYTES;
+    uint8_t *meta = mmap(NULL, meta_bytes + bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert_true(meta != MAP_FAILED);
+    const void *payloads[] = {meta + meta_bytes};
+    assert_int_equal(pool_format(meta, meta_bytes, &geometry, &owner, &pool, &err), 0);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL); // it runs for ever, should this process fail
+        live_daemon(pool, meta + meta_bytes);
+    }
+    struct audit_input input = {.meta = meta,
+                                .meta_bytes = meta_bytes,
+                                .payloads = payloads,
+                                .payload_bytes = &bytes,
+                                .payload_count = 1,
+                                .live = true};
+    uint64_t sums = 0, chains = 0, changed = 0;
+    uint64_t end_ns = clock_mono_ns() + NS_PER_S; // or until enough was seen to change
+    for (int i = 0; input.live; i++) {
+        struct audit_report report = {0};
+        input.live = changed < LIVE_CHANGES && clock_mono_ns() < end_ns;
+        if (!input.live) {
+            assert_int_equal(kill(pid, SIGKILL), 0);
+            assert_int_equal(waitpid(pid, NULL, 0), pid);
+        }
+        assert_int_equal(audit_memory(&input, AUDIT_PAYLOAD, &report), 0);
+        if (report.fault_count > 0) fail_msg("audit %d: %s", i, report.faults[0]);
+        sums += report.sum_count;
+        chains += report.chain_count;
+        changed += report.changed_count;
+    }
+    printf("%llu payloads, %llu chains checked; %llu pages changed meanwhile\n", (unsigned long long)sums,
+           (unsigned long long)chains, (unsigned long long)changed);
+    assert_true(sums > 0);
+    assert_true(chains > 0);
+    pool_free(pool);
+    assert_int_equal(munmap(meta, meta_bytes + bytes), 0);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_pool_behaves_like_the_table)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_pool_behaves_like_the_table),
+        cmocka_unit_test(test_audit_of_a_pool_at_work_finds_nothing),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
