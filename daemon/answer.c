@@ -5,6 +5,9 @@
 #include <math.h>
 #include <string.h>
 
+#include "common/base/utf8.h"
+#include "common/text/detok.h"
+
 static const char *finish_name(enum finish_reason finish)
 {
     switch (finish) {
@@ -89,6 +92,12 @@ static void put_chat_entry(struct buf *out, const struct answer_context *context
     put_token_bytes(out, context, id);
 }
 
+/* Alternatives to show: the engine may have been asked for more, for prompt_logprobs. */
+static uint32_t tops_shown(const struct choice_token *token, uint32_t tops_max)
+{
+    return token->top_count < tops_max ? token->top_count : tops_max;
+}
+
 static void put_chat_logprobs(struct buf *out, const struct answer_context *context,
                               const struct choice_tokens *tokens, uint32_t first)
 {
@@ -98,7 +107,8 @@ static void put_chat_logprobs(struct buf *out, const struct answer_context *cont
         if (i > first) buf_putc(out, ',');
         put_chat_entry(out, context, token->id, token->logprob);
         buf_puts(out, ",\"top_logprobs\":[");
-        for (uint32_t k = 0; k < token->top_count; k++) {
+        uint32_t top_count = tops_shown(token, context->params->sampling.logprobs);
+        for (uint32_t k = 0; k < top_count; k++) {
             const struct done_top *top = &tokens->tops[token->top_first + k];
             if (k) buf_putc(out, ',');
             put_chat_entry(out, context, top->token, top->logprob);
@@ -109,25 +119,44 @@ static void put_chat_logprobs(struct buf *out, const struct answer_context *cont
     buf_puts(out, "]}");
 }
 
-/* {"token": logprob, ...} of the alternatives and the token itself. */
+/* Whether put_token_name writes the same for both: two tokens may have one text, and all bytes that are no
+ * character look alike. */
+static bool names_are_equal(const struct answer_context *context, uint32_t a, uint32_t b)
+{
+    size_t a_len, b_len;
+    if (a == b || context->params->tokens_as_ids) return a == b;
+    const uint8_t *a_bytes = tokenizer_token_bytes(context->tokenizer, a, &a_len);
+    const uint8_t *b_bytes = tokenizer_token_bytes(context->tokenizer, b, &b_len);
+    if (a_len == b_len && memcmp(a_bytes, b_bytes, a_len) == 0) return true;
+    if (utf8_is_valid(a_bytes, a_len) && utf8_is_valid(b_bytes, b_len)) return false;
+    struct buf a_name, b_name;
+    buf_init(&a_name, SIZE_MAX / 2);
+    buf_init(&b_name, SIZE_MAX / 2);
+    buf_put_json_string(&a_name, a_bytes, a_len);
+    buf_put_json_string(&b_name, b_bytes, b_len);
+    bool equal = a_name.len == b_name.len && memcmp(buf_text(&a_name), buf_text(&b_name), a_name.len) == 0;
+    buf_done(&a_name);
+    buf_done(&b_name);
+    return equal;
+}
+
+/* {"token": logprob, ...} of the alternatives and the token itself; of equal names the likeliest alone. */
 static void put_top_map(struct buf *out, const struct answer_context *context,
                         const struct choice_tokens *tokens, const struct choice_token *token)
 {
-    bool has_token = false;
+    const struct done_top *tops = token->top_count ? &tokens->tops[token->top_first] : NULL;
+    const struct done_top self = {token->id, token->logprob};
+    uint32_t top_count = tops_shown(token, context->params->sampling.logprobs);
     buf_putc(out, '{');
-    for (uint32_t k = 0; k < token->top_count; k++) {
-        const struct done_top *top = &tokens->tops[token->top_first + k];
+    for (uint32_t k = 0; k <= top_count; k++) {
+        const struct done_top *top = k < top_count ? &tops[k] : &self;
+        bool is_known = false;
+        for (uint32_t i = 0; i < k; i++) is_known |= names_are_equal(context, tops[i].token, top->token);
+        if (is_known) continue;
         if (k) buf_putc(out, ',');
         put_token_name(out, context, top->token);
         buf_putc(out, ':');
         put_logprob(out, top->logprob);
-        has_token |= top->token == token->id;
-    }
-    if (!has_token) {
-        if (token->top_count) buf_putc(out, ',');
-        put_token_name(out, context, token->id);
-        buf_putc(out, ':');
-        put_logprob(out, token->logprob);
     }
     buf_putc(out, '}');
 }
@@ -154,32 +183,42 @@ static void put_column_entry(struct buf *out, const struct logprob_walk *walk, e
     }
 }
 
-static size_t token_text_bytes(const struct answer_context *context, uint32_t id)
+/* The prompt's entries of a column. -> characters of the prompt's text. */
+static size_t put_prompt_column(struct buf *out, const struct logprob_walk *walk, enum logprob_column column)
 {
-    size_t len;
-    (void)tokenizer_token_bytes(context->tokenizer, id, &len); // only the length is wanted
-    return len;
+    const struct choice *choice = walk->choice;
+    const struct token_list *prompt = &walk->context->prompts[choice->prompt_idx];
+    struct detok detok; // as put_echo_text
+    struct buf text;
+    size_t offset = 0;
+    detok_init(&detok, walk->context->tokenizer, walk->context->params->skip_special);
+    buf_init(&text, out->bytes_max);
+    for (size_t i = 0; i < prompt->count; i++) {
+        struct choice_token token = {.id = prompt->ids[i]};
+        bool scored = i > 0 && i - 1 < choice->scores.count;
+        if (i) buf_putc(out, ',');
+        if (!scored && (column == COLUMN_LOGPROBS || column == COLUMN_TOPS)) buf_puts(out, "null");
+        else
+            put_column_entry(out, walk, column, &choice->scores,
+                             scored ? &choice->scores.items[i - 1] : &token, offset);
+        buf_clear(&text);
+        (void)detok_push(&detok, prompt->ids[i], &text);              // its error is sticky in text
+        if (i + 1 == prompt->count) (void)detok_flush(&detok, &text); // as above
+        offset += utf8_count(text.bytes, text.len);
+        if (text.error) out->error = text.error;
+    }
+    buf_done(&text);
+    return offset;
 }
 
+/* Offsets are in characters, as OpenAI and vLLM count them. */
 static void put_column(struct buf *out, const struct logprob_walk *walk, enum logprob_column column)
 {
     const struct choice *choice = walk->choice;
     size_t offset = 0;
-    bool any = false;
+    bool any = walk->echo;
     buf_putc(out, '[');
-    if (walk->echo) {
-        const struct token_list *prompt = &walk->context->prompts[choice->prompt_idx];
-        for (size_t i = 0; i < prompt->count; i++, any = true) {
-            struct choice_token token = {.id = prompt->ids[i]};
-            bool scored = i > 0 && i - 1 < choice->scores.count;
-            if (any) buf_putc(out, ',');
-            if (!scored && (column == COLUMN_LOGPROBS || column == COLUMN_TOPS)) buf_puts(out, "null");
-            else
-                put_column_entry(out, walk, column, &choice->scores,
-                                 scored ? &choice->scores.items[i - 1] : &token, offset);
-            offset += token_text_bytes(walk->context, prompt->ids[i]);
-        }
-    }
+    if (walk->echo) offset = put_prompt_column(out, walk, column);
     for (uint32_t i = walk->output_first; i < choice->tokens.count; i++, any = true) {
         size_t start = offset + (i ? choice->tokens.items[i - 1].text_end : 0);
         if (any) buf_putc(out, ',');
@@ -233,15 +272,16 @@ static void put_prompt_logprobs(struct buf *out, const struct answer_context *co
     for (uint32_t i = 0; i < choice->scores.count; i++) {
         const struct choice_token *token = &choice->scores.items[i];
         bool has_token = false;
+        uint32_t top_count = tops_shown(token, (uint32_t)context->params->prompt_logprobs);
         buf_puts(out, ",{");
-        for (uint32_t k = 0; k < token->top_count; k++) {
+        for (uint32_t k = 0; k < top_count; k++) {
             const struct done_top *top = &choice->scores.tops[token->top_first + k];
             if (k) buf_putc(out, ',');
             put_prompt_entry(out, context, top->token, top->logprob, k + 1);
             has_token |= top->token == token->id;
         }
         if (!has_token) {
-            if (token->top_count) buf_putc(out, ',');
+            if (top_count) buf_putc(out, ',');
             put_prompt_entry(out, context, token->id, token->logprob, token->rank);
         }
         buf_putc(out, '}');
@@ -266,10 +306,13 @@ static void put_finish(struct buf *out, const struct params *params, const struc
 static void put_echo_text(struct buf *out, const struct answer_context *context, const struct choice *choice)
 {
     struct buf text;
+    struct detok detok;
     const struct token_list *prompt = &context->prompts[choice->prompt_idx];
     buf_init(&text, out->bytes_max);
-    (void)tokenizer_decode(context->tokenizer, prompt->ids, prompt->count, true,
-                           &text); // a sticky error shows below
+    detok_init(&detok, context->tokenizer, context->params->skip_special);
+    for (size_t i = 0; i < prompt->count; i++)
+        (void)detok_push(&detok, prompt->ids[i], &text); // a sticky error shows below
+    (void)detok_flush(&detok, &text);                    // as above
     buf_append(&text, choice->text.bytes, choice->text.len);
     if (text.error) out->error = text.error;
     buf_put_json_string(out, buf_text(&text), text.len);

@@ -19,7 +19,10 @@
 #include "daemon/http.h"
 #include "daemon/request.h"
 
-enum { SMALL_ANSWER_BYTES_MAX = 4 << 20 };
+enum {
+    SMALL_ANSWER_BYTES_MAX = 4 << 20,
+    PREPARING_BYTES_MAX = 256 << 20, // parsed bodies whose prompts are being made; past it 503
+};
 
 int api_init(struct api *api, const struct api_conf *conf, struct err *err)
 {
@@ -179,6 +182,10 @@ static void generate(struct api *api, struct conn *conn, const struct http_reque
         api_refuse(conn, 429, NULL, "the queue is full: try again later");
         return;
     }
+    if (api->preparing_bytes > PREPARING_BYTES_MAX) {
+        api_refuse(conn, 503, NULL, "too many large requests at once: try again later");
+        return;
+    }
     if (params_parse(kind, request->body, request->body_bytes,
                      tokenizer_vocab_count(api->conf.source.tokenizer), &params, &error) < 0) {
         api_refuse(conn, error.status, error.field, error.err.text);
@@ -202,15 +209,24 @@ static void route_completion(struct api *api, struct conn *conn, const struct ht
     generate(api, conn, request, PARAMS_COMPLETION, REQUEST_GENERATE);
 }
 
+/* The body as JSON, or NULL after an answer that says why not. */
+static cJSON *body_parse(struct conn *conn, const struct http_request *request)
+{
+    struct err err = {0};
+    cJSON *json = NULL;
+    size_t values;
+    int r = json_parse_bounded(request->body, request->body_bytes, JSON_DEPTH_MAX, JSON_VALUES_MAX, &json,
+                               &values, &err);
+    if (r == 0) return json;
+    api_refuse(conn, r == -ENOMEM ? 500 : r == ERR_LIMIT ? 413 : 400, NULL, err.text);
+    return NULL;
+}
+
 /* vLLM's two shapes: {"prompt"} as for completions, {"messages"} as for chat. */
 static void route_tokenize(struct api *api, struct conn *conn, const struct http_request *request)
 {
-    struct err err;
-    cJSON *json = NULL;
-    if (json_parse(request->body, request->body_bytes, JSON_DEPTH_MAX, &json, &err) < 0) {
-        api_refuse(conn, 400, NULL, err.text);
-        return;
-    }
+    cJSON *json = body_parse(conn, request);
+    if (!json) return;
     bool chat = cJSON_GetObjectItemCaseSensitive(json, "messages") != NULL;
     const cJSON *prompt = cJSON_GetObjectItemCaseSensitive(json, "prompt");
     bool fits = chat || cJSON_IsString(prompt);
@@ -257,11 +273,9 @@ static void detokenize(struct api *api, struct conn *conn, const cJSON *tokens)
 
 static void route_detokenize(struct api *api, struct conn *conn, const struct http_request *request)
 {
-    struct err err;
-    cJSON *json = NULL;
-    if (json_parse(request->body, request->body_bytes, JSON_DEPTH_MAX, &json, &err) < 0)
-        api_refuse(conn, 400, NULL, err.text);
-    else detokenize(api, conn, cJSON_GetObjectItemCaseSensitive(json, "tokens"));
+    cJSON *json = body_parse(conn, request);
+    if (!json) return;
+    detokenize(api, conn, cJSON_GetObjectItemCaseSensitive(json, "tokens"));
     cJSON_Delete(json);
 }
 

@@ -31,6 +31,7 @@ struct api {
     int64_t started_s;
     uint8_t id_secret[16]; // random: ids of this life
     uint64_t request_count, http_requests;
+    size_t preparing_bytes;   // memory of requests whose prompts are being made
     struct request *requests; // all live ones
     bool draining;            // no new generations
     const char *state_text;   // why it is not ready: "loading", "restarting", "draining"

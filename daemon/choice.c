@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/utf8.h"
+
 enum { CAP_FIRST = 32 };
 
 void choice_init(struct choice *choice, void *request, uint32_t index, uint32_t prompt_idx,
@@ -84,13 +86,14 @@ int choice_record(struct choice *choice, const struct generation_update *update)
 {
     int r = scores_record(choice, update);
     if (r == 0 && update->text_len) r = buf_append(&choice->text, update->text, update->text_len);
+    if (r == 0) choice->text_chars += utf8_count((const uint8_t *)update->text, update->text_len);
     if (r == 0 && update->token) {
         struct choice_token token = {
             .id = update->token->id,
             .logprob = update->token->logprob,
             .rank = update->token->rank,
             .top_count = update->token->top_count,
-            .text_end = choice->text.len,
+            .text_end = choice->text_chars,
         };
         r = tokens_push(&choice->tokens, token, update->token->tops);
     }

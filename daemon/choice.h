@@ -12,7 +12,7 @@ struct choice_token {
     float logprob;
     uint32_t rank;
     uint32_t top_first, top_count; // into tops
-    size_t text_end;               // bytes of the choice's text after this token
+    size_t text_end;               // characters of the choice's text after this token
 };
 
 struct choice_tokens { // growable; owned
@@ -27,6 +27,7 @@ struct choice {
     void *request;                 // back to the struct request
     uint32_t index, prompt_idx;
     struct buf text;
+    size_t text_chars;
     struct choice_tokens tokens; // output tokens
     struct choice_tokens scores; // prompt tokens 1.. with prompt_logprobs
     enum finish_reason finish;

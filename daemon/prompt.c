@@ -8,7 +8,7 @@
 
 #include <cjson/cJSON.h>
 
-#include "common/base/limits.h"
+#include "common/base/check.h"
 
 static int refuse(struct prompt_result *result, int status, const char *field, int code)
 {
@@ -76,7 +76,7 @@ static cJSON *content_flatten(const cJSON *parts)
 {
     struct buf text;
     const cJSON *part;
-    buf_init(&text, HTTP_BODY_BYTES_DEFAULT * 4u);
+    buf_init(&text, SIZE_MAX / 2); // the body's own limit holds
     cJSON_ArrayForEach(part, parts)
     {
         if (part != parts->child) buf_putc(&text, '\n');
@@ -104,6 +104,19 @@ static cJSON *messages_normalize(const cJSON *messages)
     return copy;
 }
 
+/* Takes out what the server itself gives to a template: every one of several of the same name. */
+static void server_names_drop(cJSON *variables)
+{
+    static const char *const ours[] = {"messages", "add_generation_prompt", "bos_token", "eos_token",
+                                       "tools"};
+    for (cJSON *item = variables->child, *next; item; item = next) {
+        bool is_ours = false;
+        next = item->next;
+        for (size_t i = 0; i < COUNT_OF(ours); i++) is_ours |= strcmp(item->string, ours[i]) == 0;
+        if (is_ours) cJSON_Delete(cJSON_DetachItemViaPointer(variables, item));
+    }
+}
+
 /* The template's variables: the client's own first, which the server's then replace. */
 static cJSON *variables_make(const struct params *params)
 {
@@ -115,10 +128,7 @@ static cJSON *variables_make(const struct params *params)
         cJSON_Delete(messages);
         return NULL;
     }
-    static const char *const ours[] = {"messages", "add_generation_prompt", "bos_token", "eos_token",
-                                       "tools"};
-    for (size_t i = 0; i < sizeof ours / sizeof ours[0]; i++)
-        cJSON_DeleteItemFromObjectCaseSensitive(variables, ours[i]);
+    server_names_drop(variables);
     bool ok = cJSON_AddItemToObject(variables, "messages", messages);
     ok = ok && cJSON_AddBoolToObject(variables, "add_generation_prompt", params->add_generation_prompt);
     if (ok) return variables;
@@ -126,23 +136,65 @@ static cJSON *variables_make(const struct params *params)
     return NULL;
 }
 
-/* continue_final_message: the rendering ends where the final message's text ends. */
+/* ---- continue_final_message ---- */
+
+/* Where needle stands last in [text, text + len); -1: nowhere; -ENOMEM. Knuth, Morris and Pratt 1977, run from the
+ * end: linear whatever the two are, where a comparison at each place is not. needle_len > 0. */
+static ptrdiff_t find_last(const char *text, size_t len, const char *needle, size_t needle_len)
+{
+    uint32_t *borders = malloc(needle_len * sizeof *borders); // of the reversed needle's prefixes
+    if (!borders) return -ENOMEM;
+    const char *needle_end = needle + needle_len - 1;
+    size_t matched = 0;
+    ptrdiff_t found = -1;
+    borders[0] = 0;
+    for (size_t i = 1; i < needle_len; i++) {
+        while (matched > 0 && needle_end[-(ptrdiff_t)i] != needle_end[-(ptrdiff_t)matched])
+            matched = borders[matched - 1];
+        matched += needle_end[-(ptrdiff_t)i] == needle_end[-(ptrdiff_t)matched];
+        borders[i] = (uint32_t)matched; // a body has less than 4 GiB
+    }
+    matched = 0;
+    for (size_t at = len; at-- > 0 && found < 0;) {
+        while (matched > 0 && text[at] != needle_end[-(ptrdiff_t)matched]) matched = borders[matched - 1];
+        matched += text[at] == needle_end[-(ptrdiff_t)matched];
+        if (matched == needle_len) found = (ptrdiff_t)at;
+    }
+    free(borders);
+    return found;
+}
+
+static void output_truncate(struct template_output *output, size_t len)
+{
+    size_t span = 0;
+    output->text.len = len;
+    while (span < output->span_count && output->spans[span].first < len) span++;
+    output->span_count = span;
+    if (span) output->spans[span - 1].len = len - output->spans[span - 1].first;
+}
+
+/* Ends the rendering where the final message's text ends. Templates may trim: what is looked for is the text
+ * without white space at its ends, and white space that followed it stays where the rendering has it too, as
+ * transformers does. Only the user's text is looked at: the same letters may stand in the template. */
 static int final_message_cut(const cJSON *messages, struct template_output *output)
 {
     const cJSON *last = cJSON_GetArrayItem(messages, cJSON_GetArraySize(messages) - 1);
     const char *content = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(last, "content"));
     if (!content) return ERR_INPUT;
-    size_t len = strlen(content);
-    while (len && strchr(" \t\r\n", content[len - 1])) len--; // templates trim
+    content += strspn(content, " \t\r\n");
+    size_t whole = strlen(content), len = whole;
+    while (len && strchr(" \t\r\n", content[len - 1])) len--;
+    if (len == 0) return ERR_INPUT;
     const char *text = buf_text(&output->text);
-    for (size_t at = output->text.len - (len <= output->text.len ? len : output->text.len) + 1;
-         len <= output->text.len && at-- > 0;) {
-        if (memcmp(text + at, content, len) != 0) continue;
-        output->text.len = at + len;
-        size_t span = 0;
-        while (span < output->span_count && output->spans[span].first < output->text.len) span++;
-        output->span_count = span;
-        if (span) output->spans[span - 1].len = output->text.len - output->spans[span - 1].first;
+    for (size_t i = output->span_count; i-- > 0;) {
+        const struct template_span *span = &output->spans[i];
+        if (!span->is_user || span->len < len) continue;
+        ptrdiff_t at = find_last(text + span->first, span->len, content, len);
+        if (at == -ENOMEM) return -ENOMEM;
+        if (at < 0) continue;
+        bool is_whole = span->len - (size_t)at >= whole &&
+                        memcmp(text + span->first + at, content, whole) == 0;
+        output_truncate(output, span->first + (size_t)at + (is_whole ? whole : len));
         return 0;
     }
     return ERR_INPUT;
@@ -188,14 +240,12 @@ static int chat_encode(const struct prompt_source *source, const struct params *
     if (params->continue_final_message)
         r = final_message_cut(cJSON_GetObjectItemCaseSensitive(variables, "messages"), &output);
     cJSON_Delete(variables);
-    if (r < 0) {
+    if (r == ERR_INPUT)
         (void)snprintf(
             result->error.err.text, sizeof result->error.err.text,
             "continue_final_message: the template does not show the final message's content"); // fits
-        r = refuse(result, 400, "continue_final_message", r);
-    } else {
-        r = output_encode(source, params, &output, result);
-    }
+    if (r < 0) r = refuse(result, r == ERR_INPUT ? 400 : 500, "continue_final_message", r);
+    else r = output_encode(source, params, &output, result);
     template_output_done(&output);
     return r;
 }

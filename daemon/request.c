@@ -16,6 +16,7 @@
 enum {
     ID_BYTES = 48,
     TEXT_BYTES_MAX = 64 << 20,  // of one choice: a full context of the longest tokens
+    CHUNK_BYTES_MAX = 16 << 20, // of one event: with return_token_ids the first holds the prompt
     ANSWER_BYTES_MAX = 1 << 30, // of a whole answer with log-probabilities
     TOKENIZE_IDS_MAX = 4 << 20,
 };
@@ -31,7 +32,8 @@ struct request {
     uv_work_t work;
     bool working;           // the pool thread has it
     struct choice *choices; // (choice_count), prompt by prompt
-    uint32_t choice_count, finished_count;
+    uint32_t choice_count, started_count, finished_count;
+    size_t preparing_bytes; // its part of the api's, while working
     char id[ID_BYTES];
     int64_t created_s;
     uint64_t number;
@@ -67,7 +69,6 @@ struct request *request_next(const struct request *request)
 static void request_free(struct request *request)
 {
     CHECK(!request->working);
-    if (request->conn) conn_set_user(request->conn, NULL);
     for (uint32_t i = 0; i < request->choice_count; i++) choice_done(&request->choices[i]);
     free(request->choices);
     prompt_result_done(&request->prompts);
@@ -76,10 +77,9 @@ static void request_free(struct request *request)
     free(request);
 }
 
-/* Stops the work for nobody: the client has its answer or is gone. */
+/* Stops the work for nobody: the client has its answer or is gone, and conn is not ours any more. */
 static void request_end(struct request *request)
 {
-    if (request->conn) conn_set_user(request->conn, NULL);
     request->conn = NULL;
     for (uint32_t i = 0; i < request->choice_count; i++) {
         generation_free(request->choices[i].generation);
@@ -91,7 +91,6 @@ static void request_end(struct request *request)
 void request_client_gone(struct request *request)
 {
     metrics_request_aborted(request->api->conf.metrics);
-    request->conn = NULL;
     request_end(request);
 }
 
@@ -99,15 +98,16 @@ void request_client_gone(struct request *request)
 
 static void fail(struct request *request, int status, const char *field, const char *message)
 {
+    CHECK(request->conn);
     metrics_request_failed(request->api->conf.metrics);
-    if (request->conn && request->stream_started) {
+    if (request->stream_started) {
         struct buf out;
         buf_init(&out, KIB(8));
         answer_write_error_event(&out, status, message);
         (void)conn_stream_write(request->conn, out.bytes, out.len); // a client that has gone needs no error
         (void)conn_stream_end(request->conn);                       // likewise
         buf_done(&out);
-    } else if (request->conn) {
+    } else {
         api_refuse(request->conn, status, field, message);
     }
     request_end(request);
@@ -115,7 +115,7 @@ static void fail(struct request *request, int status, const char *field, const c
 
 void request_abort(struct request *request, int status, const char *message)
 {
-    fail(request, status, NULL, message);
+    if (request->conn) fail(request, status, NULL, message);
 }
 
 /* ---- answers ---- */
@@ -183,20 +183,26 @@ static void stream_write(struct request *request, const struct buf *out)
     if (r == 1) choices_pause(request, true);
 }
 
-static void stream_chunk(struct request *request, struct choice *choice,
-                         const struct generation_update *update)
+/* 0, or the error of a chunk that does not fit. */
+static int stream_chunk(struct request *request, struct choice *choice,
+                        const struct generation_update *update)
 {
+    const struct params *params = &request->params;
+    bool has_role = params->kind == PARAMS_CHAT && !choice->role_sent;
     /* Nothing to say: text held back, no log-probabilities, no end. */
-    if (update->text_len == 0 && update->finish == FINISH_NONE && !request->params.logprobs &&
-        !request->params.return_token_ids && choice->role_sent)
-        return;
+    if (update->text_len == 0 && update->finish == FINISH_NONE && !params->logprobs &&
+        !params->return_token_ids && !has_role)
+        return 0;
     struct buf out;
     struct answer_context context = answer_context(request);
-    struct answer_usage usage = usage_count(request);
-    buf_init(&out, MIB(1));
-    answer_write_chunk(&out, &context, choice, update, request->params.continuous_usage ? &usage : NULL);
-    stream_write(request, &out);
+    struct answer_usage usage = {0};
+    if (params->continuous_usage) usage = usage_count(request);
+    buf_init(&out, CHUNK_BYTES_MAX);
+    answer_write_chunk(&out, &context, choice, update, params->continuous_usage ? &usage : NULL);
+    int r = out.error;
+    if (r == 0) stream_write(request, &out);
     buf_done(&out);
+    return r;
 }
 
 static void stream_finish(struct request *request)
@@ -215,15 +221,27 @@ static void stream_finish(struct request *request)
 
 static int choice_start(struct request *request, struct choice *choice);
 
-static void siblings_start(struct request *request, const struct choice *first)
+/* What a failed start means to the client. */
+static void start_fail(struct request *request, int r)
+{
+    if (r == ERR_FULL) fail(request, 429, NULL, "the queue is full: try again later");
+    else if (r == ERR_LIMIT)
+        fail(request, 400, NULL, "the request does not fit the KV cache or the limits of a step");
+    else fail(request, 500, NULL, err_name(r));
+}
+
+/* Starts the choices whose prompt is in the cache by now. 0, or negative when it cannot be and nothing is left
+ * whose next update would try again. */
+static int siblings_start(struct request *request)
 {
     uint32_t n = (uint32_t)request->params.n;
-    for (uint32_t i = first->index + 1; i < first->index + n; i++) {
-        if (request->choices[i].started) return;
-        if (choice_start(request, &request->choices[i]) == 0) continue;
-        fail(request, 429, NULL, "the queue is full: try again later");
-        return;
+    int r = 0;
+    for (uint32_t i = 0; i < request->choice_count && r == 0; i++) {
+        struct choice *choice = &request->choices[i];
+        if (choice->started || request->choices[i - i % n].tokens.count == 0) continue;
+        r = choice_start(request, choice);
     }
+    return r == ERR_FULL && request->finished_count < request->started_count ? 0 : r;
 }
 
 static void metrics_token(struct request *request, const struct choice *choice)
@@ -268,17 +286,22 @@ static void choice_updated(void *owner, const struct generation_update *update)
         fail(request, 500, NULL, "the model gave no valid probabilities for this request");
         return;
     }
-    if (request->params.stream) stream_chunk(request, choice, update);
+    if (request->params.stream && stream_chunk(request, choice, update) < 0) {
+        fail(request, 500, NULL, "the answer does not fit into memory");
+        return;
+    }
     if (update->finish != FINISH_NONE) {
         choice_report(request, choice);
         generation_free(choice->generation);
         choice->generation = NULL;
         request->finished_count++;
     }
-    if (request->params.n > 1 && choice->index % (uint32_t)request->params.n == 0 &&
-        choice->tokens.count == 1) {
-        siblings_start(request, choice);
-        return; // a failure in there may have freed the request; siblings are not finished yet
+    if (request->started_count < request->choice_count) {
+        int r = siblings_start(request);
+        if (r < 0) {
+            start_fail(request, r); // frees the request
+            return;
+        }
     }
     if (request->finished_count < request->choice_count) return;
     if (request->params.stream) stream_finish(request);
@@ -325,8 +348,10 @@ static int choice_start(struct request *request, struct choice *choice)
     if (params->cache_salt) generation.salt = hash128(params->cache_salt, strlen(params->cache_salt));
     int r = generation_start(request->api->conf.engine, request->source.tokenizer, &generation,
                              choice_updated, choice, &choice->generation);
-    if (r == 0) choice->started = true;
-    return r;
+    if (r < 0) return r;
+    choice->started = true;
+    request->started_count++;
+    return 0;
 }
 
 /* ---- after the pool thread ---- */
@@ -367,10 +392,7 @@ static void generate(struct request *request)
     for (uint32_t i = 0; i < request->choice_count; i += n) {
         int r = choice_start(request, &request->choices[i]);
         if (r == 0) continue;
-        if (r == ERR_FULL) fail(request, 429, NULL, "the queue is full: try again later");
-        else if (r == ERR_LIMIT)
-            fail(request, 400, NULL, "the request does not fit the KV cache or the limits of a step");
-        else fail(request, 500, NULL, err_name(r));
+        start_fail(request, r);
         return;
     }
 }
@@ -411,12 +433,14 @@ static void prompt_work(uv_work_t *work)
     struct request *request = work->data;
     request->prompt_status = prompt_build(&request->source, &request->params, request->created_s,
                                           &request->prompts);
+    params_drop_prompt(&request->params);
 }
 
 static void prompt_ready(uv_work_t *work, int status)
 {
     struct request *request = work->data;
     request->working = false;
+    request->api->preparing_bytes -= request->preparing_bytes;
     if (!request->conn) {
         request_free(request);
     } else if (status < 0 || request->api->draining) {
@@ -472,6 +496,11 @@ void request_start(struct api *api, struct conn *conn, struct params *params, en
     conn_drop_body(conn);
     request->work.data = request;
     int r = uv_queue_work(api->conf.loop, &request->work, prompt_work, prompt_ready);
-    if (r < 0) fail(request, 500, NULL, uv_strerror(r));
-    else request->working = true;
+    if (r < 0) {
+        fail(request, 500, NULL, uv_strerror(r));
+        return;
+    }
+    request->working = true;
+    request->preparing_bytes = request->params.json_bytes;
+    api->preparing_bytes += request->preparing_bytes;
 }
