@@ -61,7 +61,7 @@ static void dump_string(struct dump *dump, const struct tmpl_string *string)
                 plain++;
             tmpl_builder_add(&dump->builder, p + i, plain - i, piece.is_user);
             i = plain;
-            if (i == piece.len || tmpl_charge(dump->builder.run, 1) < 0) break;
+            if (i == piece.len || tmpl_charge(dump->builder.run, 2) < 0) break;
             size_t n = tmpl_char_bytes(p + i, piece.len - i);
             dump_char(dump, p + i, n, piece.is_user);
             i += n;
@@ -384,7 +384,7 @@ BUILTIN(filter_from_json)
                             .text = (const char *)text->bytes,
                             .len = text->len,
                             .is_user = tmpl_string_has_user(text)};
-    if (tmpl_charge(run, text->len / 8) < 0 || read_value(&reader, ret_value) < 0) return run->code;
+    if (tmpl_charge(run, text->len) < 0 || read_value(&reader, ret_value) < 0) return run->code;
     (void)peek(&reader); // moves over blanks
     return reader.pos == reader.len ? 0 : fail_json(&reader);
 }

@@ -184,7 +184,7 @@ BUILTIN(method_count)
         resolve_range(run, self.string, argv + 1, &first, &end) < 0)
         return run->code;
     if (needle->len == 0 && first <= end) {
-        if (tmpl_charge(run, (end - first) / TMPL_BYTES_PER_STEP) < 0) return run->code;
+        if (tmpl_charge(run, (end - first) / 16) < 0) return run->code;
         *ret_value = value_int((int64_t)tmpl_count_chars(self.string->bytes + first, end - first) + 1);
         return 0;
     }

@@ -318,7 +318,7 @@ size_t tmpl_count_chars(const uint8_t *bytes, size_t len)
 int tmpl_string_chars(struct tmpl_run *run, struct tmpl_string *string, size_t *ret_count)
 {
     if (string->char_count == TMPL_CHARS_UNKNOWN) {
-        if (tmpl_charge(run, string->len / TMPL_BYTES_PER_STEP) < 0) return run->code;
+        if (tmpl_charge(run, string->len / 32) < 0) return run->code;
         string->char_count = tmpl_count_chars(string->bytes, string->len);
     }
     *ret_count = string->char_count;
@@ -334,7 +334,7 @@ int tmpl_string_offset(struct tmpl_run *run, struct tmpl_string *string, size_t 
         *ret_offset = count == string->len ? idx : string->len;
         return 0;
     }
-    if (tmpl_charge(run, idx / 32) < 0) return run->code;
+    if (tmpl_charge(run, idx / 16) < 0) return run->code;
     size_t offset = 0, chars = 0; // chars starts lie before offset; stop at the one after idx of them
     while (string->len - offset >= 8) {
         size_t more = count_in_word(string->bytes + offset);

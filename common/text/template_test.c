@@ -61,7 +61,7 @@ BUILTIN(test_divisibleby)
 static int is_case(struct tmpl_run *run, struct tmpl_value self, bool is_upper, struct tmpl_value *ret_value)
 {
     struct tmpl_value text;
-    if (tmpl_str(run, self, &text) < 0 || tmpl_charge(run, text.string->len / 2) < 0) return run->code;
+    if (tmpl_str(run, self, &text) < 0 || tmpl_charge(run, text.string->len) < 0) return run->code;
     *ret_value = value_bool(tmpl_text_is_case(text.string, is_upper));
     return 0;
 }

@@ -66,7 +66,7 @@ int tmpl_text_case(struct tmpl_run *run, const struct tmpl_string *string, enum 
     struct case_walk walk = {.to = to, .is_first = true, .after_break = true};
     uint8_t out[256];
     tmpl_builder_init(&builder, run);
-    if (tmpl_charge(run, string->len / 2) < 0) return run->code;
+    if (tmpl_charge(run, string->len) < 0) return run->code;
     for (uint32_t k = 0; tmpl_string_piece(string, k, &piece); k++) {
         size_t used = 0, end = piece.first + piece.len;
         for (size_t i = piece.first; i < end;) {
@@ -128,7 +128,7 @@ int tmpl_text_strip(struct tmpl_run *run, const struct tmpl_string *string, stru
     }
     struct tmpl_string *set;
     if (tmpl_arg_string(run, chars, "strip", &set) < 0) return run->code;
-    size_t each = 1 + set->len / 4; // steps a character
+    size_t each = 1 + set->len / 2; // steps a character
     while ((sides & SIDE_LEFT) && first < end && tmpl_charge(run, each) >= 0) {
         size_t n = tmpl_char_bytes(p + first, end - first);
         if (!in_set(set, p + first, n)) break;
