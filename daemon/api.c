@@ -155,6 +155,7 @@ static void route_metrics(struct api *api, struct conn *conn, const struct http_
         .evictions = stats.evictions,
         .worker_restarts = stats.restarts,
         .http_requests = api->http_requests,
+        .http_conns = api->http ? http_server_stats(api->http).conns : 0,
         .cache_dtype = "f16",
     };
     buf_init(&out, SMALL_ANSWER_BYTES_MAX);

@@ -28,6 +28,7 @@ struct api_conf {
 
 struct api {
     struct api_conf conf;
+    struct http_server *http; // borrowed, for its figures; NULL until there is one
     int64_t started_s;
     uint8_t id_secret[16]; // random: ids of this life
     uint64_t request_count, http_requests;

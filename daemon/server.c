@@ -300,7 +300,9 @@ static int http_make(struct server *server, struct err *err)
     http.body_ms = conf->body_timeout_s * 1000;
     http.idle_ms = conf->idle_timeout_s * 1000;
     http.write_ms = conf->slow_reader_timeout_s * 1000;
-    return http_server_new(&server->loop, &http, &handler, &server->api, &server->http, err);
+    int r = http_server_new(&server->loop, &http, &handler, &server->api, &server->http, err);
+    if (r == 0) server->api.http = server->http;
+    return r;
 }
 
 static int sockets_listen(struct server *server, struct err *err)

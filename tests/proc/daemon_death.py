@@ -141,7 +141,7 @@ def test_sigterm_while_loading_ends_it():
 
 
 def test_sigterm_with_idle_connections_ends_it():
-    d = Daemon(model_path())
+    d = Daemon(model_path(), "--header-timeout", 1)
     with socket.create_connection(d.address) as quiet, socket.create_connection(d.address) as half:
         quiet.sendall(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n")
         require(quiet.recv(1000).startswith(b"HTTP/1.1 200"), "kept alive")

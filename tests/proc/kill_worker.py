@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """kill_worker - kill -9 of the worker at random points under greedy streams: nothing is lost, no token changes.
 
-kill_worker.py [--kills 20] [--streams 8] [--tokens 160] [--seed N]. Eight streams run undisturbed once; then
+kill_worker.py [--kills 20] [--streams 8] [--tokens 120] [--seed N]. Eight streams run undisturbed once; then
 again and again while their worker is killed: after a random number of tokens and a random moment more, or
 while it is only starting. Every stream must end complete and byte-equal to the undisturbed one."""
 import argparse
@@ -143,7 +143,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--streams", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=160)
+    parser.add_argument("--tokens", type=int, default=120)
     parser.add_argument("--seed", type=int, default=int(os.environ.get("KVASIR_SEED") or time.time_ns() % 10**9))
     options = parser.parse_args()
     tap = Tap()

@@ -50,7 +50,8 @@ class Client:
 
     def text(self):
         words = [self.random.choice(WORDS) for _ in range(int(self.random.paretovariate(0.8)) % 300 + 1)]
-        return (SHARED + " " if self.random.random() < 0.4 else "") + " ".join(words)
+        text = (SHARED + " " if self.random.random() < 0.4 else "") + " ".join(words)
+        return text[:self.d.text_bytes_max]
 
     def body(self):
         r = self.random
@@ -217,6 +218,8 @@ def main():
     with Daemon(model) as d:
         d.has_chat = d.call("POST", CHAT, {"messages": [{"role": "user", "content": "Hi"}],
                                            "max_tokens": 1}).status == 200
+        model_len = d.get("/v1/models")["data"][0]["max_model_len"]
+        d.text_bytes_max = model_len - 250  # a token has a byte at least; room for a template and an output
         tap.case(f"{options.clients} clients for {options.seconds:g} s leak nothing", check_soak, d, options)
         tap.case("fsck finds no fault", check_fsck, d)
         tap.case("the log has no warning", check_log, d)
