@@ -57,11 +57,14 @@ static void step_report(struct engine *engine, bool planned)
 static void step_plan(struct engine *engine)
 {
     if (group_state(engine->group) != GROUP_READY || sched_in_flight(engine->sched)) return;
+    size_t slot_bytes;
+    void *slot = link_plan_slot(group_link(engine->group), &slot_bytes);
+    if (!slot) { // one step in flight, LINK_SLOTS slots: only a broken ring has none
+        group_kill(engine->group, "the plan ring is broken");
+        return;
+    }
     int seqs = sched_plan(engine->sched, clock_mono_ns(), engine->writer);
     if (seqs > 0) {
-        size_t slot_bytes;
-        void *slot = link_plan_slot(group_link(engine->group), &slot_bytes);
-        CHECK(slot); // one step in flight, LINK_SLOTS slots
         size_t bytes = plan_writer_finish(engine->writer, engine->plan_bytes, slot_bytes);
         int r = plan_verify(engine->plan_bytes, bytes, &engine->limits, &engine->plan, NULL);
         CHECK(r == 0); // our own writer
