@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "daemon/listen.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -13,6 +14,7 @@
 #include <unistd.h>
 
 #include "common/base/check.h"
+#include "daemon/conf.h"
 #include "daemon/conn_state.h"
 
 enum { BACKLOG = 1024, UNIX_MODE = 0660 };
@@ -224,4 +226,17 @@ int listen_adopt(struct http_server *server, int fd, struct err *err)
     if (r == 0) return 0;
     listener_close(listener);
     return err_sys(err, -r, "cannot listen on inherited descriptor %d", fd);
+}
+
+bool listen_is_local(int fd, char *ret_text)
+{
+    struct sockaddr_storage address = {0};
+    socklen_t len = sizeof(address);
+    ret_text[0] = 0;
+    if (getsockname(fd, (struct sockaddr *)&address, &len) < 0) return false;
+    if (address.ss_family == AF_UNIX) return true;
+    const void *number = address.ss_family == AF_INET6 ? (void *)&((struct sockaddr_in6 *)&address)->sin6_addr
+                                                       : (void *)&((struct sockaddr_in *)&address)->sin_addr;
+    if (!inet_ntop(address.ss_family, number, ret_text, INET6_ADDRSTRLEN)) return false;
+    return conf_host_is_loopback(ret_text);
 }

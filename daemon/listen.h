@@ -4,6 +4,7 @@
 #ifndef KVASIR_DAEMON_LISTEN_H
 #define KVASIR_DAEMON_LISTEN_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/base/err.h"
@@ -23,5 +24,9 @@ int listen_unix(struct http_server *server, const char *path, struct err *err);
 /* An inherited listening stream socket, TCP or unix (socket activation). Takes fd, also on error. The file
  * of a unix socket is left to its owner. */
 int listen_adopt(struct http_server *server, int fd, struct err *err);
+
+/* Whether only this machine can reach a bound socket: unix, or a loopback address. False when it cannot be told.
+ * *ret_text (INET6_ADDRSTRLEN bytes) is the address, "" for none. */
+bool listen_is_local(int fd, char *ret_text);
 
 #endif

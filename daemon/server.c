@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <signal.h>
 #include <stddef.h>
@@ -311,6 +312,12 @@ static int sockets_listen(struct server *server, struct err *err)
     int fd_first;
     int count = notify_listen_fds(&fd_first);
     for (int i = 0; i < count; i++) {
+        char address[INET6_ADDRSTRLEN];
+        if (conf->api_keys.count == 0 && !listen_is_local(fd_first + i, address)) // as conf does for --host
+            return ERR(err, ERR_CONFIG,
+                       "inherited socket %d: %s can be reached from other machines, so it needs an API key "
+                       "(--api-key-file)",
+                       fd_first + i, address[0] ? address : "its address");
         int r = listen_adopt(server->http, fd_first + i, err);
         if (r < 0) return r;
     }

@@ -164,6 +164,41 @@ static void test_listen_adopts_descriptors(void **state)
     world_close(&world);
 }
 
+static bool is_local(const char *host, const char *want_text)
+{
+    char text[INET6_ADDRSTRLEN];
+    struct sockaddr_in v4 = {.sin_family = AF_INET};
+    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6};
+    bool is_v6 = inet_pton(AF_INET6, host, &v6.sin6_addr) == 1;
+    if (!is_v6) assert_int_equal(inet_pton(AF_INET, host, &v4.sin_addr), 1);
+    int fd = socket(is_v6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int r = bind(fd, is_v6 ? (struct sockaddr *)&v6 : (struct sockaddr *)&v4, is_v6 ? sizeof v6 : sizeof v4);
+    bool local = listen_is_local(fd, text);
+    close(fd);
+    if (r < 0) skip(); // no such address here
+    assert_string_equal(text, want_text);
+    return local;
+}
+
+static void test_listen_knows_what_others_can_reach(void **state)
+{
+    (void)state;
+    char text[INET6_ADDRSTRLEN];
+    int pair[2], file = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+    assert_true(listen_is_local(pair[0], text));
+    assert_string_equal(text, "");
+    assert_false(listen_is_local(file, text)); // cannot be told
+    close(pair[0]);
+    close(pair[1]);
+    close(file);
+    assert_true(is_local("127.0.0.1", "127.0.0.1"));
+    assert_true(is_local("127.1.2.3", "127.1.2.3"));
+    assert_false(is_local("0.0.0.0", "0.0.0.0"));
+    assert_true(is_local("::1", "::1")); // from here on IPv6 is needed
+    assert_false(is_local("::", "::"));
+}
+
 static void test_http_server_drains(void **state)
 {
     (void)state;
@@ -389,6 +424,7 @@ int main(void)
         cmocka_unit_test(test_listen_unix_takes_over_only_what_is_dead),
         cmocka_unit_test(test_listen_tcp_errors_say_what),
         cmocka_unit_test(test_listen_adopts_descriptors),
+        cmocka_unit_test(test_listen_knows_what_others_can_reach),
         cmocka_unit_test(test_listen_survives_want_of_descriptors),
         cmocka_unit_test(test_http_server_drains),
         cmocka_unit_test(test_http_server_stop_tells_pending_requests),
