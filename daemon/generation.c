@@ -28,7 +28,7 @@ struct generation {
     uint32_t output_count, output_max, min_tokens, cached_count;
     bool ignore_end, include_stop;
     bool busy, freed; // inside on_update; freed there
-    uint64_t started_ns, first_ns;
+    uint64_t started_ns, admitted_ns, first_ns;
 };
 
 /* ---- starting ---- */
@@ -166,6 +166,11 @@ uint64_t generation_started_ns(const struct generation *generation)
     return generation->started_ns;
 }
 
+uint64_t generation_admitted_ns(const struct generation *generation)
+{
+    return generation->admitted_ns;
+}
+
 uint64_t generation_first_ns(const struct generation *generation)
 {
     return generation->first_ns;
@@ -291,6 +296,7 @@ void generation_event(const struct sched_event *event, const struct done_top *to
     struct sched_seq_info info;
     engine_seq_info(generation->engine, generation->seq_id, &info);
     generation->cached_count = info.cached_count;
+    generation->admitted_ns = info.admitted_ns;
     if (event->kind == SCHED_TOKEN) {
         token_event(generation, event, tops);
         return;

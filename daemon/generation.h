@@ -83,6 +83,7 @@ void generation_pause(struct generation *generation, bool paused);
 uint32_t generation_output_count(const struct generation *generation);
 uint32_t generation_cached_count(const struct generation *generation); // prompt tokens from the cache
 uint64_t generation_started_ns(const struct generation *generation);   // submitted
+uint64_t generation_admitted_ns(const struct generation *generation);  // first computed; 0: no token yet
 uint64_t generation_first_ns(const struct generation *generation);     // first output token; 0: not yet
 
 /* The engine's on_event: hands an event to the generation it belongs to. */

@@ -257,6 +257,7 @@ static void choice_report(struct request *request, const struct choice *choice)
 {
     const struct generation *generation = choice->generation;
     uint64_t now_ns = clock_mono_ns(), first_ns = generation_first_ns(generation);
+    uint64_t admitted_ns = generation_admitted_ns(generation); // set whenever first_ns is
     struct metrics_request report = {
         .finish = choice->finish == FINISH_LENGTH ? METRICS_LENGTH
                   : choice->finish == FINISH_STOP ? METRICS_STOP
@@ -267,7 +268,8 @@ static void choice_report(struct request *request, const struct choice *choice)
         .max_tokens = request->params.max_tokens < 0 ? 0 : (uint32_t)request->params.max_tokens,
         .n = (uint32_t)request->params.n,
         .e2e_ns = now_ns - request->arrival_ns,
-        .prefill_ns = first_ns ? first_ns - generation_started_ns(generation) : 0,
+        .queue_ns = first_ns ? admitted_ns - generation_started_ns(generation) : 0,
+        .prefill_ns = first_ns ? first_ns - admitted_ns : 0,
         .decode_ns = first_ns ? now_ns - first_ns : 0,
     };
     metrics_request_done(request->api->conf.metrics, &report);

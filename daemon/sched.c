@@ -247,6 +247,7 @@ void sched_seq_info(const struct sched *sched, uint64_t seq_id, struct sched_seq
         .cached_count = seq->cached_count,
         .running = seq->state == SEQ_RUNNING,
         .admitted = seq->admitted,
+        .admitted_ns = seq->admitted_ns,
     };
 }
 

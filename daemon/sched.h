@@ -83,6 +83,7 @@ struct sched_seq_info {
     uint32_t prompt_count, output_count;
     uint32_t cached_count;  // prompt tokens taken from the cache at first admission
     bool running, admitted; // admitted: has been running at some time
+    uint64_t admitted_ns;   // since when, by the clock of sched_plan; valid when admitted
 };
 
 /* Borrows pool and prefix until sched_free. Everything is allocated here but the tokens of requests. */

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* sched_plan - one step's order: decodes, then prefills, then admissions.
  *
- * 1. Each running sequence with one row left gets it (decode), oldest first.
- * 2. What is left of the token budget goes to prefills, oldest first, in chunks.
- * 3. If nobody was preempted for want of pages, waiting sequences are admitted in order while they fit, and
+ * 1. The oldest that is not paused gets a place for a row, whoever has to go for it.
+ * 2. Each running sequence with one row left gets it (decode), oldest first.
+ * 3. What is left of the token budget goes to prefills, oldest first, in chunks.
+ * 4. If nobody was preempted for want of pages, waiting sequences are admitted in order while they fit, and
  *    get their first chunk at once. Paused ones give way to them. */
 #include <errno.h>
 #include <stdlib.h>
@@ -175,7 +176,17 @@ static void seq_plan(struct step *step, uint32_t slot, uint32_t rows)
     plan_push(step, slot, rows);
 }
 
-/* Steps 1 and 2: the running sequences with exactly one row left, or with more. */
+/* Step 1. Later the pages may all be with planned ones, which keep them. */
+static void oldest_secure(struct step *step)
+{
+    const struct sched *sched = step->sched;
+    uint32_t slot = sched->running.first;
+    while (slot != SEQ_NONE && sched->seqs[slot].paused) slot = sched->seqs[slot].next;
+    if (slot != SEQ_NONE && rows_wanted(&sched->seqs[slot]) > 0)
+        (void)pages_ensure(step, slot, 1); // always can
+}
+
+/* Steps 2 and 3: the running sequences with exactly one row left, or with more. */
 static void plan_running(struct step *step, bool decodes)
 {
     struct sched *sched = step->sched;
@@ -245,12 +256,15 @@ static bool admit(struct step *step, uint32_t slot)
     prefix_take(sched, seq, hits, step->now_ns);
     sched->prefix_queries += seq->token_count;
     sched->prefix_hits += hits * PAGE_TOKENS;
-    if (!seq->admitted) seq->cached_count = hits * PAGE_TOKENS;
+    if (!seq->admitted) {
+        seq->cached_count = hits * PAGE_TOKENS;
+        seq->admitted_ns = step->now_ns;
+    }
     seq->admitted = true;
     return true;
 }
 
-/* Step 3. */
+/* Step 4. */
 static void plan_waiting(struct step *step)
 {
     struct sched *sched = step->sched;
@@ -285,6 +299,7 @@ int sched_plan(struct sched *sched, uint64_t now_ns, struct plan_writer *writer)
         .score_rows_left = PLAN_SCORE_ROWS_MAX,
     };
     plan_writer_begin(writer, sched->step + 1, sched->conf.epoch);
+    oldest_secure(&step);
     plan_running(&step, true);
     plan_running(&step, false);
     plan_waiting(&step);

@@ -29,8 +29,9 @@ struct seq {
     uint32_t bias_count, min_output, min_bias_count;
     bool use_history, score_prompt;
     bool paused;
-    bool removed;  // by its owner while in flight; released when the step ends
-    bool admitted; // has been RUNNING once
+    bool removed;         // by its owner while in flight; released when the step ends
+    bool admitted;        // has been RUNNING once
+    uint64_t admitted_ns; // the first time; valid when admitted
 
     uint32_t *tokens; // owned, (token_cap): prompt, then output
     uint32_t token_count, prompt_count, token_cap;

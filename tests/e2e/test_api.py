@@ -421,6 +421,7 @@ def test_metrics_have_the_names_of_vllm(d):
     expect(d.metric("vllm:kv_cache_usage_perc"), 0)
     config = [k for k in d.metrics() if k.startswith("vllm:cache_config_info")][0]
     require('block_size="16"' in config and "num_gpu_blocks" in config, config)
+    require(d.metric("vllm:request_queue_time_seconds_sum") > 0, "requests have waited for their step")
     for name in wanted["histogram"]:
         samples = {k: v for k, v in d.metrics().items() if k.startswith(f"vllm:{name}_")}
         buckets = [v for k, v in samples.items() if "_bucket{" in k]
