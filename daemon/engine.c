@@ -151,11 +151,20 @@ static void group_done(void *owner)
     completions_pop(owner);
 }
 
+static void step_lost(struct engine *engine)
+{
+    int count = sched_lost(engine->sched, clock_mono_ns(), engine->events);
+    for (int i = 0; i < count; i++) {
+        if (!sched_has(engine->sched, engine->events[i].seq_id)) continue; // removed by an earlier event
+        engine->conf.callbacks->on_event(engine->conf.owner, &engine->events[i], NULL);
+    }
+}
+
 static void group_lost(void *owner, const char *reason)
 {
     struct engine *engine = owner;
     completions_pop(engine); // what it finished before it died counts
-    if (sched_in_flight(engine->sched)) sched_lost(engine->sched, clock_mono_ns());
+    if (sched_in_flight(engine->sched)) step_lost(engine);
     step_report(engine, false);
     engine->conf.callbacks->on_lost(engine->conf.owner, reason);
 }

@@ -19,7 +19,7 @@ enum finish_reason {
     FINISH_NONE,
     FINISH_STOP,   // an end token, a stop token or a stop string
     FINISH_LENGTH, // max_tokens, or the context is full
-    FINISH_ERROR,  // the worker could not sample, or there is no memory for the text
+    FINISH_ERROR,  // the worker could not compute it, or there is no memory for the text
 };
 
 struct generation_token {

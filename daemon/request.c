@@ -285,7 +285,7 @@ static void choice_updated(void *owner, const struct generation_update *update)
     }
     if (update->token) metrics_token(request, choice);
     if (update->finish == FINISH_ERROR) {
-        fail(request, 500, NULL, "the model gave no valid probabilities for this request");
+        fail(request, 500, NULL, "the model could not compute this request");
         return;
     }
     if (request->params.stream && stream_chunk(request, choice, update) < 0) {

@@ -32,6 +32,8 @@
 
 struct sched; // opaque
 
+enum { SCHED_LOSSES_ALONE = 3, SCHED_LOSSES_MAX = 6 };
+
 struct sched_conf {
     uint32_t seqs_max;      // running at once
     uint32_t tokens_max;    // rows of a step
@@ -59,7 +61,7 @@ struct sched_request {
 enum sched_event_kind {
     SCHED_TOKEN,  // one output token: seq->token
     SCHED_SCORES, // score_count prompt tokens were scored, the first at position score_position
-    SCHED_FAILED, // the worker could not sample (not a number in the logits)
+    SCHED_FAILED, // the worker died of it again and again, or could not sample
 };
 
 struct sched_event {
@@ -115,8 +117,11 @@ bool sched_in_flight(const struct sched *sched);
  * completion lacks what the plan asked for: then nothing has changed and the step counts as lost. */
 int sched_complete(struct sched *sched, uint64_t now_ns, const struct done_view *done,
                    struct sched_event *events);
-/* The step in flight will not be answered: its rows will be planned again. */
-void sched_lost(struct sched *sched, uint64_t now_ns);
+/* The step in flight will not be answered: its rows will be planned again. A sequence that was in
+ * SCHED_LOSSES_ALONE lost steps in a row is planned alone from then on, so that one whose rows kill the worker takes
+ * nobody along; after SCHED_LOSSES_MAX it fails. -> that many SCHED_FAILED events, at most seqs_max; valid until
+ * the next call. */
+int sched_lost(struct sched *sched, uint64_t now_ns, struct sched_event *events);
 
 /* Whether the sequence is there still: an owner told of one event may remove the sequence of a later one. */
 bool sched_has(const struct sched *sched, uint64_t seq_id);

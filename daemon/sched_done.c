@@ -69,6 +69,7 @@ static void rows_book(struct sched *sched, struct seq *seq, const struct done_vi
         if (stop == page_end) page_seal(sched, seq, page, done, now_ns);
     }
     seq->rows_in_flight = 0;
+    seq->losses = 0;
 }
 
 /* Scores that were not given out before (a preempted sequence scores its prompt again). */
@@ -128,13 +129,22 @@ int sched_complete(struct sched *sched, uint64_t now_ns, const struct done_view 
 
 /* Rows below `computed` were finished by earlier steps and the lost step wrote only rows past them, so
  * the pages stay and the same rows are planned again. */
-void sched_lost(struct sched *sched, uint64_t now_ns)
+int sched_lost(struct sched *sched, uint64_t now_ns, struct sched_event *events)
 {
+    int event_count = 0;
     sched->in_flight = false;
     for (uint32_t slot = sched->running.first, next; slot != SEQ_NONE; slot = next) {
         struct seq *seq = &sched->seqs[slot];
         next = seq->next;
+        seq->losses += seq->rows_in_flight > 0;
         seq->rows_in_flight = 0;
-        if (seq->removed) sched_seq_end(sched, slot, now_ns);
+        if (seq->removed) {
+            sched_seq_end(sched, slot, now_ns);
+        } else if (seq->losses >= SCHED_LOSSES_MAX) {
+            seq->paused = true; // until its owner removes it
+            events[event_count++] = (struct sched_event){
+                .kind = SCHED_FAILED, .seq_id = sched_seq_id(sched, slot), .owner = seq->owner};
+        }
     }
+    return event_count;
 }

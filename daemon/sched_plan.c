@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* sched_plan - one step's order: decodes, then prefills, then admissions.
  *
+ * 0. A sequence that the worker may have died of is planned alone, before any other.
  * 1. The oldest that is not paused gets a place for a row, whoever has to go for it.
  * 2. Each running sequence with one row left gets it (decode), oldest first.
  * 3. What is left of the token budget goes to prefills, oldest first, in chunks.
@@ -186,6 +187,24 @@ static void oldest_secure(struct step *step)
         (void)pages_ensure(step, slot, 1); // always can
 }
 
+/* Its rows may be what kills the worker. */
+static bool is_suspect(const struct seq *seq)
+{
+    return seq->losses >= SCHED_LOSSES_ALONE;
+}
+
+/* Step 0: the oldest suspect, and nobody beside it. */
+static void plan_suspect(struct step *step)
+{
+    const struct sched *sched = step->sched;
+    for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next) {
+        const struct seq *seq = &sched->seqs[slot];
+        if (!is_suspect(seq) || seq->paused) continue;
+        seq_plan(step, slot, rows_wanted(seq));
+        return;
+    }
+}
+
 /* Steps 2 and 3: the running sequences with exactly one row left, or with more. */
 static void plan_running(struct step *step, bool decodes)
 {
@@ -194,7 +213,7 @@ static void plan_running(struct step *step, bool decodes)
     for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next) {
         const struct seq *seq = &sched->seqs[slot];
         uint32_t wanted = rows_wanted(seq);
-        if (seq->paused || seq->rows_in_flight || (wanted == 1) != decodes) continue;
+        if (seq->paused || seq->rows_in_flight || is_suspect(seq) || (wanted == 1) != decodes) continue;
         seq_plan(step, slot, wanted);
     }
 }
@@ -273,6 +292,7 @@ static void plan_waiting(struct step *step)
         const struct seq *seq = &sched->seqs[slot];
         uint32_t next = seq->next;
         if (is_scoring(seq) && step->score_rows_left == 0) break;
+        if (is_suspect(seq) && step->seq_count > 0) break; // it wants a step of its own
         if (!plan_has_room(step, seq, 1)) break;
         if (!seq->paused) {
             if (!admit(step, slot)) { // in order: nobody overtakes one that does not fit yet
@@ -282,6 +302,7 @@ static void plan_waiting(struct step *step)
                 continue;
             }
             seq_plan(step, slot, rows_wanted(seq));
+            if (is_suspect(seq)) break;
         }
         slot = next;
     }
@@ -299,10 +320,13 @@ int sched_plan(struct sched *sched, uint64_t now_ns, struct plan_writer *writer)
         .score_rows_left = PLAN_SCORE_ROWS_MAX,
     };
     plan_writer_begin(writer, sched->step + 1, sched->conf.epoch);
-    oldest_secure(&step);
-    plan_running(&step, true);
-    plan_running(&step, false);
-    plan_waiting(&step);
+    plan_suspect(&step);
+    if (step.seq_count == 0) {
+        oldest_secure(&step);
+        plan_running(&step, true);
+        plan_running(&step, false);
+        plan_waiting(&step);
+    }
     if (step.seq_count == 0) return 0;
     sched->step++;
     sched->in_flight = true;

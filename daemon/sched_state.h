@@ -44,6 +44,7 @@ struct seq {
     struct hash128 root_key, key; // key of the last sealed page, or root_key
 
     uint32_t rows_in_flight; // 0: not in the step in flight
+    uint32_t losses;         // steps with it that were lost, since one was answered
 };
 
 struct seq_list {

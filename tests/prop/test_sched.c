@@ -31,6 +31,7 @@ struct client { // what the simulation knows of one request
     uint32_t prompt_count, output_max, output_count;
     uint32_t scored;
     bool scores, history;
+    bool poison; // a step with its last prompt row kills the worker
     uint32_t bias_count, min_output, min_bias_count;
     uint32_t tokens[LEN_MAX];
     uint64_t token_step; // of the plan that gave the last token
@@ -53,7 +54,8 @@ struct sim {
     struct sched_event *events;
     struct client clients[CLIENTS];
     uint64_t now_ns;
-    uint64_t finished, cancelled, lost, refused, tokens;
+    uint64_t finished, cancelled, lost, refused, poisoned, tokens;
+    bool has_poison;     // in this round, and then no other losses
     uint32_t prompt_max; // of this round: short prompts with long outputs make for preemptions
     uint64_t seq_id_last[SLOTS_MAX];
     bool was_running[SLOTS_MAX]; // before the plan
@@ -111,6 +113,7 @@ static void sim_init(struct sim *sim, uint64_t seed)
     uint32_t pages = 13 + (uint32_t)rng_below(&sim->rng, rng_below(&sim->rng, 2) ? 20 : 120);
     uint32_t ranks = 1 + (uint32_t)rng_below(&sim->rng, 2);
     uint32_t seqs = 1 + (uint32_t)rng_below(&sim->rng, 24);
+    sim->has_poison = rng_below(&sim->rng, 3) == 0;
     sim->prompt_max = rng_below(&sim->rng, 2) ? 20 : LEN_MAX - 40;
     struct sched_conf conf = {.seqs_max = seqs,
                               .tokens_max = seqs + (uint32_t)rng_below(&sim->rng, 100),
@@ -175,17 +178,22 @@ static void plan_seq_check(const struct sim *sim, const struct plan_view *plan, 
 }
 
 /* What a plan leaves undone: with the insides of the scheduler, because only they tell the order. */
-static void fairness_check(const struct sim *sim, uint32_t rows)
+static void fairness_check(const struct sim *sim, uint32_t seq_count, uint32_t rows)
 {
     const struct sched *sched = sim->sched;
-    bool oldest_seen = false, admitted = false;
+    bool oldest_seen = false, admitted = false, suspect_seen = false;
+    for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next) {
+        const struct seq *seq = &sched->seqs[slot];
+        suspect_seen |= seq->losses >= SCHED_LOSSES_ALONE && seq->rows_in_flight;
+    }
+    if (suspect_seen) assert_int_equal(seq_count, 1); // alone
     uint64_t need = 0, preempted = sched->preemptions - sim->preemptions_before, gave_way = 0;
     for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next) {
         const struct seq *seq = &sched->seqs[slot];
         uint32_t pages = sched_pages_for(seq->token_count);
         need += pages > seq->page_count ? pages - seq->page_count : 0;
         admitted |= !sim->was_running[slot];
-        if (seq->paused) continue;
+        if (seq->paused || suspect_seen) continue;
         if (!oldest_seen) assert_true(seq->rows_in_flight > 0); // the oldest always gets on
         oldest_seen = true;
         bool has_place = seq->page_count * PAGE_TOKENS > seq->computed;
@@ -223,7 +231,7 @@ static void plan_check(const struct sim *sim, const struct plan_view *plan)
     assert_true(rows <= sim->conf.tokens_max);
     assert_true(plan->header->seq_count <= sim->conf.seqs_max);
     assert_true(score_rows <= PLAN_SCORE_ROWS_MAX);
-    fairness_check(sim, rows);
+    fairness_check(sim, plan->header->seq_count, rows);
 }
 
 /* ---- the simulated worker ---- */
@@ -311,6 +319,7 @@ static void client_submit(struct sim *sim, struct client *client)
         client->tokens[i] = i < shared ? token_after(family * 1000 + i)
                                        : (uint32_t)rng_below(&sim->rng, VOCAB);
     client->seed = rng_next(&sim->rng);
+    client->poison = sim->has_poison && rng_below(&sim->rng, 20) == 0;
     client->history = rng_below(&sim->rng, 10) == 0;
     if (rng_below(&sim->rng, 10) == 0) {
         client->bias_count = 1 + (uint32_t)rng_below(&sim->rng, COUNT_OF(biases));
@@ -372,6 +381,13 @@ static void client_event(struct sim *sim, const struct sched_event *event, uint6
                              next < client->prompt_count ? client->tokens[next] : PLAN_TOKEN_NONE);
         }
         client->scored += event->score_count;
+        return;
+    }
+    if (event->kind == SCHED_FAILED) { // nobody but the one that killed the worker
+        assert_true(client->poison);
+        sched_remove(sim->sched, client->seq_id, sim->now_ns);
+        client->live = false;
+        sim->poisoned++;
         return;
     }
     assert_int_equal(event->kind, SCHED_TOKEN);
@@ -445,6 +461,25 @@ static void sim_answer(struct sim *sim, const struct plan_view *plan)
     for (int i = 0; i < events; i++) client_event(sim, &sim->events[i], plan->header->step);
 }
 
+/* A step with a poisoned sequence kills the worker where it computes the last row of the prompt. */
+static bool step_kills(const struct sim *sim, const struct plan_view *plan)
+{
+    for (uint32_t i = 0; i < plan->header->seq_count; i++)
+        for (int c = 0; c < CLIENTS; c++)
+            if (sim->clients[c].poison && sim->clients[c].seq_id == plan->seqs[i].seq_id &&
+                plan->seqs[i].flags & PLAN_SAMPLE)
+                return true;
+    return false;
+}
+
+static void sim_lose(struct sim *sim, const struct plan_view *plan)
+{
+    int events = sched_lost(sim->sched, sim->now_ns, sim->events);
+    assert_in_range(events, 0, plan->header->seq_count);
+    for (int i = 0; i < events; i++) client_event(sim, &sim->events[i], plan->header->step);
+    sim->lost++;
+}
+
 static void sim_step(struct sim *sim, uint64_t step)
 {
     sim->now_ns += 1 + rng_below(&sim->rng, 1000000);
@@ -465,12 +500,8 @@ static void sim_step(struct sim *sim, uint64_t step)
     worker_step(sim, &plan);
     clients_act(sim); // while the step is in flight
     conservation_check(sim, "in flight", step);
-    if (rng_below(&sim->rng, 25) == 0) {
-        sched_lost(sim->sched, sim->now_ns);
-        sim->lost++;
-    } else {
-        sim_answer(sim, &plan);
-    }
+    if (sim->has_poison ? step_kills(sim, &plan) : rng_below(&sim->rng, 25) == 0) sim_lose(sim, &plan);
+    else sim_answer(sim, &plan);
     conservation_check(sim, "completed", step);
 }
 
@@ -484,7 +515,7 @@ static void sim_drain(struct sim *sim)
         if (!client->live) continue;
         client->paused = false;
         sched_pause(sim->sched, client->seq_id, false);
-        steps_max += client->prompt_count + client->output_max;
+        steps_max += client->prompt_count + client->output_max + (client->poison ? SCHED_LOSSES_MAX : 0);
     }
     for (uint64_t step = 0;; step++) {
         struct sched_stats stats;
@@ -498,7 +529,8 @@ static void sim_drain(struct sim *sim)
         size_t bytes = plan_writer_finish(sim->writer, sim->plan_bytes, sim->plan_size);
         assert_int_equal(plan_verify(sim->plan_bytes, bytes, &sim->limits, &plan, NULL), 0);
         worker_step(sim, &plan);
-        sim_answer(sim, &plan);
+        if (step_kills(sim, &plan)) sim_lose(sim, &plan);
+        else sim_answer(sim, &plan);
     }
     conservation_check(sim, "drained", 0);
     assert_int_equal(pool_filling_count(sim->pool), 0);
@@ -526,11 +558,11 @@ static void test_sched_keeps_its_laws_over_random_steps(void **state)
         sched_stats(sim.sched, &stats);
         print_message(
             "  %llu finished, %llu cancelled, %llu steps lost, %llu tokens, %llu of %llu prefix tokens hit, "
-            "%llu preempted, %llu evicted\n",
+            "%llu preempted, %llu evicted, %llu failed\n",
             (unsigned long long)sim.finished, (unsigned long long)sim.cancelled, (unsigned long long)sim.lost,
             (unsigned long long)sim.tokens, (unsigned long long)stats.prefix_hits,
             (unsigned long long)stats.prefix_queries, (unsigned long long)stats.preemptions,
-            (unsigned long long)prefix_evictions(sim.prefix));
+            (unsigned long long)prefix_evictions(sim.prefix), (unsigned long long)sim.poisoned);
         sim_done(&sim);
     }
 }
