@@ -11,7 +11,7 @@
 #include <string.h>
 
 #ifdef KVASIR_EMULATE_AVX512 // tests on machines without it: the same names on plain vectors
-#include "tests/data/avx512_emulation.h"
+#include "worker/kern/cpu/avx512_emulation.h"
 #else
 #include <immintrin.h>
 #endif
