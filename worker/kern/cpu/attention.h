@@ -228,10 +228,11 @@ static void attend(const struct cpu_attend *p, struct cpu_softmax *states, float
     CHECK(query_count <= QUERIES_MAX);
     CHECK(dims <= HEAD_DIMS_MAX && dims % GEMM_COLS == 0);
     CHECK(p->page_tokens % GEMM_COLS == 0 && p->key_first % PARTITION == 0);
-    for (uint32_t i = 0; i < query_count; i++)
-        memcpy(s.queries + (size_t)i * dims,
-               p->queries + i / p->group * p->query_stride + (size_t)(i % p->group) * dims,
-               dims * sizeof(float));
+    for (uint32_t i = 0; i < query_count; i++) {
+        const float *query = p->queries + i / p->group * p->query_stride + (size_t)(i % p->group) * dims;
+        for (uint32_t d = 0; d < dims; d += LANES)
+            vf_store(s.queries + (size_t)i * dims + d, vf_load(query + d));
+    }
     for (uint32_t first = p->key_first; first < p->key_end || first == p->key_first; first += PARTITION) {
         struct cpu_softmax *part_states = first == p->key_first ? states : s.states;
         float *part_values = first == p->key_first ? values : s.values;

@@ -58,7 +58,6 @@ enum cpu_form {
 enum {
     BLOCK_COLS = 32,
     GROUP_ROWS = 32,  // outputs of a piece of work; a multiple of every tile_rows
-    ROW_BLOCK = 64,   // activation rows of a piece
     KEY_BLOCK = 64,   // keys of a softmax step
     PARTITION = 256,  // keys whose softmax is summed on its own; a multiple of KEY_BLOCK
     QUERIES_MAX = 48, // query rows (rows x heads of a group) of an attention piece

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* project - embedding and the products. Each op is at most two jobs of the team: rows are normed and quantized
- * once, then pieces of GROUP_ROWS outputs x ROW_BLOCK rows are computed and finished while they are in the
- * cache. Pieces go weight group by weight group, so a step reads each weight from memory once however
- * many rows it has. */
+ * once, then pieces of GROUP_ROWS outputs x rows_a_piece rows are computed and finished while they are in the
+ * cache. Pieces go through all outputs for one block of rows, then the next: weights are read once for
+ * each PIECE_ROWS_MAX rows (once a step when decoding), which costs less than re-reading rows did. */
 #include <string.h>
 
 #include "common/base/check.h"
@@ -11,6 +11,10 @@
 enum {
     INPUT_ROWS = 8,           // rows of one piece of norm or quantize
     INLINE_FLOATS = 4 * 1024, // less work than this is not worth waking the team for
+    /* Rows of a piece: their codes stay in a second-level cache of 512 KiB while the weight groups pass by. */
+    PIECE_INPUT_BYTES = 192 * 1024,
+    PIECE_ROWS_MIN = 32,
+    PIECE_ROWS_MAX = 128,
 };
 
 /* Bits of an input's codes. Measured on SmolLM2-135M Q4_1 (mean |difference| of the top 20 log-probabilities from
@@ -92,15 +96,16 @@ struct project_job {
     const float *bias, *up_bias; // NULL for none
     struct kern_rows *out;
     void (*finish)(const struct project_job *job, uint32_t group, uint32_t row_first, uint32_t row_count);
-    uint32_t row_blocks;
+    uint32_t groups;       // of all parts
+    uint32_t rows_a_piece; // at most PIECE_ROWS_MAX
 };
 
 static void project_piece(void *arg, uint32_t piece)
 {
     const struct project_job *job = arg;
-    uint32_t row_first = piece % job->row_blocks * ROW_BLOCK;
+    uint32_t row_first = piece / job->groups * job->rows_a_piece;
     uint32_t left = job->row_count - row_first;
-    job->finish(job, piece / job->row_blocks, row_first, left < ROW_BLOCK ? left : ROW_BLOCK);
+    job->finish(job, piece % job->groups, row_first, left < job->rows_a_piece ? left : job->rows_a_piece);
 }
 
 static uint32_t groups_of(const struct cpu_packed *packed)
@@ -114,8 +119,14 @@ static void project(struct project_job *job)
     uint32_t parts = job->weight->pack == KERN_GATE_UP ? 1 : job->weight->part_count;
     for (uint32_t i = 0; i < parts; i++) groups += groups_of(&job->weight->parts[i]);
     if (job->row_count == 0) return;
-    job->row_blocks = (job->row_count + ROW_BLOCK - 1) / ROW_BLOCK;
-    team_run(job->kern->team, project_piece, job, groups * job->row_blocks);
+    uint32_t row_bytes = job->input.block_count * (job->input.wide_blocks != NULL ? 2 : 1) * BLOCK_COLS;
+    uint32_t rows = PIECE_INPUT_BYTES / row_bytes / 4 * 4;
+    job->groups = groups;
+    job->rows_a_piece = rows < PIECE_ROWS_MIN   ? PIECE_ROWS_MIN
+                        : rows > PIECE_ROWS_MAX ? PIECE_ROWS_MAX
+                                                : rows;
+    team_run(job->kern->team, project_piece, job,
+             groups * ((job->row_count + job->rows_a_piece - 1) / job->rows_a_piece));
 }
 
 /* Group `group` of one part for some rows. out: (row_count, GROUP_ROWS); returns the outputs that exist. */
@@ -145,12 +156,24 @@ static const struct cpu_packed *find_group(const struct kern_weight *weight, uin
     return &weight->parts[i];
 }
 
+/* The lines a piece will write, which lie a row apart where no hardware prefetch finds them: asked for before
+ * the product, there after it. */
+static void expect_rows(const struct kern_rows *out, uint32_t col, uint32_t row_first, uint32_t row_count)
+{
+    for (uint32_t r = 0; r < row_count; r++) {
+        const float *row = out->values + (size_t)(row_first + r) * out->cols + col;
+        __builtin_prefetch(row, 1, 2);
+        __builtin_prefetch(row + 16, 1, 2);
+    }
+}
+
 static void finish_store(const struct project_job *job, uint32_t group, uint32_t row_first,
                          uint32_t row_count)
 {
-    _Alignas(64) float sums[ROW_BLOCK * GROUP_ROWS];
+    _Alignas(64) float sums[PIECE_ROWS_MAX * GROUP_ROWS];
     uint32_t col;
     const struct cpu_packed *part = find_group(job->weight, &group, &col);
+    expect_rows(job->out, col, row_first, row_count);
     uint32_t width = group_product(job, part, group, row_first, row_count, sums);
     for (uint32_t r = 0; r < row_count; r++) {
         float *out = job->out->values + (size_t)(row_first + r) * job->out->cols + col;
@@ -163,9 +186,10 @@ static void finish_store(const struct project_job *job, uint32_t group, uint32_t
 
 static void finish_add(const struct project_job *job, uint32_t group, uint32_t row_first, uint32_t row_count)
 {
-    _Alignas(64) float sums[ROW_BLOCK * GROUP_ROWS];
+    _Alignas(64) float sums[PIECE_ROWS_MAX * GROUP_ROWS];
     uint32_t col;
     const struct cpu_packed *part = find_group(job->weight, &group, &col);
+    expect_rows(job->out, col, row_first, row_count);
     uint32_t width = group_product(job, part, group, row_first, row_count, sums);
     for (uint32_t r = 0; r < row_count; r++) {
         float *restrict out = job->out->values + (size_t)(row_first + r) * job->out->cols + col;
@@ -187,7 +211,7 @@ static void add_bias(const float *bias, uint32_t width, uint32_t row_count, floa
 static void finish_gate_up(const struct project_job *job, uint32_t group, uint32_t row_first,
                            uint32_t row_count)
 {
-    _Alignas(64) float gate[ROW_BLOCK * GROUP_ROWS], up[ROW_BLOCK * GROUP_ROWS];
+    _Alignas(64) float gate[PIECE_ROWS_MAX * GROUP_ROWS], up[PIECE_ROWS_MAX * GROUP_ROWS];
     struct kern_rows *out = job->out;
     uint32_t col = group * GROUP_ROWS;
     uint32_t width = group_product(job, &job->weight->parts[0], group, row_first, row_count, gate);

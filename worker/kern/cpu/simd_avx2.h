@@ -31,6 +31,9 @@ enum {
     PANEL_ROWS = 8,    // from here on unpacking once pays
 };
 
+/* Keeps the compiler from building a tree of sums, which would spill every product. */
+#define KEEP_ORDER(sum) __asm__("" : "+x"(sum))
+
 typedef __m256 vf;     // LANES floats
 typedef __m256i vcode; // LANES x 4 bytes
 typedef __m256i vpart; // LANES x 2 16-bit partial sums
@@ -210,7 +213,7 @@ INLINE vpart part_zero(void)
 INLINE vpart part_add(vpart part, vcode codes, vcode activations)
 {
     part = _mm256_add_epi16(part, _mm256_maddubs_epi16(codes, activations));
-    __asm__("" : "+x"(part)); // keeps the compiler from building a tree of sums, which spills every product
+    KEEP_ORDER(part);
     return part;
 }
 INLINE vsum sum_zero(void)
@@ -224,7 +227,9 @@ INLINE vsum sum_add_part(vsum sum, vpart part)
 INLINE vsum sum_add_bytes(vsum sum, vcode codes, vcode activations)
 {
     __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(activations, codes));
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    KEEP_ORDER(sum);
+    return sum;
 }
 INLINE vsum sum_of_bytes(vsum high, vsum low) // of wide activations
 {
@@ -254,6 +259,8 @@ INLINE vword word_add(vword sums, vword_codes codes, const int16_t *activations)
     __m256i a = _mm256_set1_epi64x(four);
     sums.low = _mm256_add_epi32(sums.low, _mm256_madd_epi16(codes.low, a));
     sums.high = _mm256_add_epi32(sums.high, _mm256_madd_epi16(codes.high, a));
+    KEEP_ORDER(sums.low);
+    KEEP_ORDER(sums.high);
     return sums;
 }
 INLINE vsum sum_of_words(vword sums)
