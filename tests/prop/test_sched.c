@@ -207,6 +207,14 @@ static void fairness_check(const struct sim *sim, uint32_t seq_count, uint32_t r
     if (admitted) assert_true(need <= pool_free_count(sim->pool) + prefix_idle_count(sim->prefix));
 }
 
+/* An empty plan: nobody who runs has anything to do. */
+static void idle_check(const struct sim *sim)
+{
+    const struct sched *sched = sim->sched;
+    for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next)
+        assert_true(sched->seqs[slot].paused);
+}
+
 static void running_note(struct sim *sim)
 {
     const struct sched *sched = sim->sched;
@@ -314,7 +322,7 @@ static void client_submit(struct sim *sim, struct client *client)
     uint32_t family = (uint32_t)rng_below(&sim->rng, 4), shared = (uint32_t)rng_below(&sim->rng, 80);
     *client = (struct client){.prompt_count = 1 + (uint32_t)rng_below(&sim->rng, sim->prompt_max)};
     client->output_max = 1 + (uint32_t)rng_below(&sim->rng, LEN_MAX - client->prompt_count);
-    client->scores = rng_below(&sim->rng, 20) == 0;
+    client->scores = rng_below(&sim->rng, 8) == 0;
     for (uint32_t i = 0; i < client->prompt_count; i++)
         client->tokens[i] = i < shared ? token_after(family * 1000 + i)
                                        : (uint32_t)rng_below(&sim->rng, VOCAB);
@@ -487,7 +495,10 @@ static void sim_step(struct sim *sim, uint64_t step)
     running_note(sim);
     int seqs = sched_plan(sim->sched, sim->now_ns, sim->writer);
     conservation_check(sim, "planned", step);
-    if (seqs == 0) return;
+    if (seqs == 0) {
+        idle_check(sim);
+        return;
+    }
     struct plan_view plan;
     struct err err = {0};
     size_t bytes = plan_writer_finish(sim->writer, sim->plan_bytes, sim->plan_size);
