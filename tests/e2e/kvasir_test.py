@@ -445,6 +445,16 @@ def in_parallel(function, arguments):
 
 # ---- results ----
 
+def require(condition, what):
+    if not condition:
+        raise AssertionError(what)
+
+
+def expect(got, wanted, what=""):
+    if got != wanted:
+        raise AssertionError(f"{what}: got {got!r}, wanted {wanted!r}")
+
+
 class Tap:
     """Counts and prints the cases of one script."""
 

@@ -11,24 +11,14 @@ import re
 import socket
 import threading
 
-from kvasir_test import (Daemon, Skip, Streamed, StreamError, Tap, call, cases_of, in_parallel, model_path,
-                         run_cases, stream, temporary_directory, wait_until)
+from kvasir_test import (Daemon, Skip, StreamError, Streamed, Tap, call, cases_of, expect, in_parallel,
+                         model_path, require, run_cases, stream, temporary_directory, wait_until)
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 PROMPT = "The capital of France is"
 LONG = "Once upon a time, in a small village by the sea, there lived a fisherman who " * 4
 GREEDY = {"temperature": 0, "max_tokens": 12, "ignore_eos": True}
 IM_END = 2  # <|im_end|> of SmolLM2, its end of turn
-
-
-def require(condition, what):
-    if not condition:
-        raise AssertionError(what)
-
-
-def expect(got, wanted, what=""):
-    if got != wanted:
-        raise AssertionError(f"{what}: got {got!r}, wanted {wanted!r}")
 
 
 def near(a, b, limit=1e-4):

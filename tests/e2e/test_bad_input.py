@@ -15,8 +15,9 @@ import subprocess
 import threading
 import time
 
-from kvasir_test import (Daemon, Skip, build_dir, cases_of, daemon_environment, die_with_parent, model_path,
-                         new_instance, note, program, run_cases, sanitizer, shm_names, temporary_directory, vectors_path)
+from kvasir_test import (Daemon, Skip, build_dir, cases_of, daemon_environment, die_with_parent, expect,
+                         model_path, new_instance, note, program, require, run_cases, sanitizer, shm_names,
+                         temporary_directory, vectors_path)
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 REFUSAL_S_MAX = 0.05
@@ -59,16 +60,6 @@ UNSUPPORTED = {
 HARMLESS = {"response_format": {"type": "text"}, "tools": [], "best_of": 1, "suffix": "", "priority": 0,
             "use_beam_search": False, "tool_choice": "none", "user": "u", "metadata": {"a": 1}, "store": False,
             "service_tier": "auto", "a field from the future": [1, {"b": None}]}
-
-
-def require(condition, what):
-    if not condition:
-        raise AssertionError(what)
-
-
-def expect(got, wanted, what=""):
-    if got != wanted:
-        raise AssertionError(f"{what}: got {got!r}, wanted {wanted!r}")
 
 
 # ---- requests ----

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import venv
 
-from kvasir_test import Daemon, Skip, Tap, die_with_parent, model_path, note, temporary_directory
+from kvasir_test import (Daemon, Skip, Tap, die_with_parent, expect, model_path, note, temporary_directory)
 
 INSTALL_S_MAX = 240
 RUN_S_MAX = 120
@@ -90,11 +90,6 @@ out.errors = [
 ];
 console.log(JSON.stringify(out));
 """
-
-
-def expect(got, wanted, what=""):
-    if got != wanted:
-        raise AssertionError(f"{what}: got {got!r}, wanted {wanted!r}")
 
 
 def run(command, folder, limit_s):

@@ -7,24 +7,14 @@ import json
 import socket
 import time
 
-from kvasir_test import (Daemon, Skip, Tap, call, cases_of, connect, in_parallel, process_rss_bytes,
-                         run_cases, vectors_path, wait_until)
+from kvasir_test import (Daemon, Skip, Tap, call, cases_of, connect, expect, in_parallel, process_rss_bytes,
+                         require, run_cases, vectors_path, wait_until)
 
 COMPLETION = "/v1/completions"
 LATE_S_MAX = 10  # a second's timeout on a busy machine
 CONNECTIONS_MAX = 24
 FLAGS = ("--header-timeout", 1, "--body-timeout", 1, "--idle-timeout", 1, "--slow-reader-timeout", 1,
          "--max-connections", CONNECTIONS_MAX)
-
-
-def require(condition, what):
-    if not condition:
-        raise AssertionError(what)
-
-
-def expect(got, wanted, what=""):
-    if got != wanted:
-        raise AssertionError(f"{what}: got {got!r}, wanted {wanted!r}")
 
 
 def all_from(sock):

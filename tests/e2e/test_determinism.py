@@ -5,18 +5,13 @@
 test_determinism.py [PART OF A NAME]. Alone on a fresh daemon is the yardstick; then cached, in company, in chunks
 of a few tokens, on another number of threads, preempted and recomputed, in a pool that evicts. Compared are
 token ids and every digit of their log-probabilities, for greedy and for seeded sampling."""
-from kvasir_test import Daemon, Skip, Tap, cases_of, in_parallel, model_path, note, run_cases
+from kvasir_test import (Daemon, Skip, Tap, cases_of, in_parallel, model_path, note, require, run_cases)
 
 MODEL_LEN = 512
 PAGE_KIB = 360  # 16 tokens of SmolLM2 in f16
 TEXT = ("In the beginning there was a town at the mouth of a river, and in the town there lived a maker of maps "
         "who had never left it. ")
 COUNT, TOKENS = 6, 24
-
-
-def require(condition, what):
-    if not condition:
-        raise AssertionError(what)
 
 
 def body_of(i):
@@ -26,8 +21,13 @@ def body_of(i):
             "ignore_eos": True, "logprobs": 3, "return_token_ids": True, **sampled}
 
 
-def bits(d, i):
-    choice = d.post("/v1/completions", body_of(i))["choices"][0]
+def long_body_of(i):
+    """Short prompts that are admitted together and grow until the pool is full."""
+    return {**body_of(i), "prompt": f"Tale number {i}. " + TEXT, "max_tokens": 120}
+
+
+def bits(d, body):
+    choice = d.post("/v1/completions", body)["choices"][0]
     return choice["token_ids"], choice["logprobs"]["token_logprobs"], choice["logprobs"]["top_logprobs"]
 
 
@@ -39,15 +39,19 @@ class Yardstick:
     def get(cls):
         if cls.values is None:
             with Daemon(model_path(), "--max-model-len", MODEL_LEN) as d:
-                cls.values = [bits(d, i) for i in range(COUNT)]
+                cls.values = [bits(d, body_of(i)) for i in range(COUNT)]
         return cls.values
 
 
-def compare(d, order=range(COUNT), parallel=True):
+def compare(d, order=range(COUNT)):
+    got = in_parallel(lambda i: bits(d, body_of(i)), order)
     wanted = Yardstick.get()
-    got = in_parallel(lambda i: bits(d, i), order) if parallel else [bits(d, i) for i in order]
-    for i, value in zip(order, got):
-        for name, a, b in zip(("token ids", "log-probabilities", "alternatives"), value, wanted[i]):
+    check_equal(got, [wanted[i] for i in order])
+
+
+def check_equal(got, wanted):
+    for i, (value, other) in enumerate(zip(got, wanted)):
+        for name, a, b in zip(("token ids", "log-probabilities", "alternatives"), value, other):
             require(a == b, f"request {i}: {name} {a} instead of {b}")
 
 
@@ -55,7 +59,6 @@ def test_in_company_and_cached():
     with Daemon(model_path(), "--max-model-len", MODEL_LEN) as d:
         compare(d)
         compare(d, list(range(COUNT)) * 2)
-        compare(d, range(COUNT - 1, -1, -1), parallel=False)
         require(d.metric("vllm:prefix_cache_hits_total") > 0, "nothing was cached")
 
 
@@ -70,18 +73,20 @@ def test_in_one_piece():
         compare(d)
 
 
-def test_on_one_thread_and_on_three():
-    for threads in (1, 3):
-        with Daemon(model_path(), "--max-model-len", MODEL_LEN, "--threads", threads) as d:
-            compare(d)
+def test_on_another_number_of_threads():
+    with Daemon(model_path(), "--max-model-len", MODEL_LEN, "--threads", 3) as d:
+        compare(d)
 
 
 def test_preempted_and_evicted():
+    bodies = [long_body_of(i) for i in range(8)]
+    with Daemon(model_path(), "--max-model-len", MODEL_LEN) as d:
+        wanted = in_parallel(lambda body: bits(d, body), bodies)  # as alone: the cases above
     pages = MODEL_LEN // 16 + 2
     with Daemon(model_path(), "--max-model-len", MODEL_LEN,
                 "--kv-cache-memory-bytes", f"{pages * PAGE_KIB}K") as d:
-        for _ in range(2):
-            compare(d)
+        check_equal(in_parallel(lambda body: bits(d, body), bodies), wanted)
+        compare(d)
         preempted, evicted = (d.metric(name) for name in ("vllm:num_preemptions_total",
                                                           "kvasir:page_evictions_total"))
         note(f"{preempted:.0f} preemptions, {evicted:.0f} evictions")

@@ -22,7 +22,7 @@ import os
 import re
 import time
 
-from kvasir_test import (Daemon, Skip, Tap, in_parallel, model_path, note, vectors_path)
+from kvasir_test import (Daemon, Skip, Tap, in_parallel, model_path, note, require, vectors_path)
 
 GPL = "/usr/share/common-licenses/GPL-3"
 TINY = ["llama_tied", "llama_untied", "llama_bias", "llama3_ropefreqs", "llama_linear", "mistral_headdim"]
@@ -43,11 +43,6 @@ class Level:
 
     def environment(self):
         return {} if self.name == "auto" else {"KVASIR_KERNELS": self.name}
-
-
-def require(condition, what):
-    if not condition:
-        raise AssertionError(what)
 
 
 def load(*parts):
