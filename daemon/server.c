@@ -229,6 +229,9 @@ static int model_load(struct server *server, struct err *err)
         return ERR(err, ERR_CONFIG,
                    "--max-model-len %u is above the %u tokens that the model was trained for",
                    server->model_len_max, facts->context_length);
+    if (server->model_len_max < 2)
+        return ERR(err, ERR_CONFIG, "a context of %u tokens has no room for a prompt and an answer",
+                   server->model_len_max);
     if (server->model.template_problem[0])
         log_warn("the model's chat template cannot be used, chat is refused: %s",
                  server->model.template_problem);
@@ -295,7 +298,7 @@ static int http_make(struct server *server, struct err *err)
     const struct conf *conf = server->conf;
     struct http_conf http = http_conf_default();
     http.body_bytes_max = conf->max_body_bytes;
-    http.held_bytes_max = HELD_BYTES_MAX;
+    http.held_bytes_max = HELD_BYTES_MAX + conf->max_body_bytes; // one of the longest always fits
     http.conns_max = conf->max_connections;
     http.head_ms = conf->header_timeout_s * 1000;
     http.body_ms = conf->body_timeout_s * 1000;

@@ -235,7 +235,7 @@ class Daemon:
     def wait_ready(self):
         found = self.wait_line(r"ready after .* at (http://(\S+):(\d+))?")
         if found.group(1):
-            self.address = (found.group(2), int(found.group(3)))
+            self.address = (found.group(2).strip("[]"), int(found.group(3)))
 
     def worker_pid(self):
         """The worker's process, or None while there is none."""

@@ -12,7 +12,7 @@ import socket
 import threading
 
 from kvasir_test import (Daemon, Skip, StreamError, Streamed, Tap, call, cases_of, expect, in_parallel,
-                         model_path, require, run_cases, stream, temporary_directory, wait_until)
+                         model_path, require, run_cases, stream, temporary_directory, vectors_path, wait_until)
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 PROMPT = "The capital of France is"
@@ -526,6 +526,49 @@ def test_unix_socket_and_tcp_together(d):
             expect(Streamed(stream(path, COMPLETION, {**body, "stream": True})).text, wanted, "unix stream")
             expect(text_of(other.post(COMPLETION, body)), wanted, "tcp")
         require(not os.path.exists(path), "the socket's name is gone after a clean end")
+
+
+def ipv6_flags():
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+        return [["--host", "::1"]]
+    except OSError:
+        return []
+
+
+def test_settings_at_their_ends_serve(_d):
+    """The largest and the smallest that the table of options allows, where they are cheap."""
+    tiny = vectors_path("tiny", "llama_tied.gguf")
+    for flags in (["--max-body-bytes", "1G"], ["--threads", 1024], ["--host", "localhost"], *ipv6_flags(),
+                  ["--max-num-seqs", 256, "--max-num-batched-tokens", 8192], ["--max-connections", 65535],
+                  ["--max-model-len", 2, "--kv-cache-memory-bytes", "64K"], ["--max-num-seqs", 1],
+                  ["--max-num-seqs", 1, "--max-num-batched-tokens", 1], ["--seed", 2**63 - 1]):
+        with Daemon(tiny, *flags) as d:
+            ids = d.complete([5], max_tokens=1, return_token_ids=True)["choices"][0]["token_ids"]
+            expect(len(ids), 1, str(flags))
+
+
+def test_an_old_socket_is_replaced_a_file_is_not(_d):
+    tiny = vectors_path("tiny", "llama_tied.gguf")
+    with temporary_directory() as folder:
+        path = os.path.join(folder, "kvasir.sock")
+        dead = Daemon(tiny, "--uds", path)
+        dead.kill()
+        require(os.path.exists(path), "a killed daemon leaves its socket")
+        with Daemon(tiny, "--uds", path):
+            expect(call(path, "GET", "/health").status, 200)
+            with Daemon(tiny, "--uds", path, wait=False) as other:
+                expect(other.wait_exit(), 75, "somebody listens there")
+                other.stop = lambda: None
+            expect(call(path, "GET", "/health").status, 200, "still the first one's")
+        with open(path, "w") as file:
+            file.write("precious")
+        with Daemon(tiny, "--uds", path, wait=False) as other:
+            expect(other.wait_exit(), 78, "no socket")
+            other.stop = lambda: None
+        with open(path) as file:
+            expect(file.read(), "precious")
 
 
 def test_a_full_queue_answers_429(_d):
