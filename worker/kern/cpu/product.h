@@ -11,6 +11,7 @@
 #define KVASIR_KERN_CPU_PRODUCT_H
 
 #include "common/base/check.h"
+#include "common/base/limits.h"
 #include "worker/kern/cpu/cpu.h"
 
 enum { VECTOR_BYTES = LANES * 4 };
@@ -162,12 +163,21 @@ INLINE void sum_words(int tiles, int rows, const uint8_t *const *codes, const ui
     }
 }
 
-/* Adds block after block to f. codes, scales: of the first block of each tile; x: of each row. */
+/* Adds block after block to f. codes, scales: of the first block of each tile; x: of each row. ahead: what to
+ * bring into the cache meanwhile, as many bytes as are read here. It must go through memory in one line:
+ * asking for the tiles' streams in turn, as they are read, reached 12 GB/s where one line reaches 19
+ * (of 22 that a Zen 3 core can read). */
 INLINE void add_blocks(struct kind kind, int tiles, int rows, uint32_t block_count, const uint8_t **codes,
-                       const uint8_t **scales, const uint8_t **x, vf f[CELL_TILES][CELL_ROWS])
+                       const uint8_t **scales, const uint8_t **x, const uint8_t *ahead,
+                       vf f[CELL_TILES][CELL_ROWS])
 {
     const int halves = kind_halves(kind);
+    const size_t ahead_bytes = (size_t)tiles * (kind_code_bytes(kind) + kind_scale_bytes(kind));
     for (uint32_t b = 0; b < block_count; b++) {
+        if (!kind.panel) { // panels are in the cache; panel_rows looks ahead for them
+            UNROLL for (size_t i = 0; i < ahead_bytes; i += CACHELINE_BYTES) prefetch(ahead + i);
+            ahead += ahead_bytes;
+        }
         UNROLL for (int h = 0; h < halves; h++)
         {
             vsum sums[CELL_TILES][CELL_ROWS];
@@ -246,7 +256,7 @@ INLINE void unpack_panel(struct kind kind, const struct cpu_packed *weight, uint
 
 /* A register tile of outputs for blocks that lie packed in the weight, or unpacked in a panel. */
 INLINE void packed_cell(struct kind kind, int tiles, int rows, const struct cpu_packed *weight, uint32_t tile,
-                        const uint8_t *x, size_t row_bytes, float *out)
+                        const uint8_t *x, size_t row_bytes, const uint8_t *ahead, float *out)
 {
     const uint8_t *codes[CELL_TILES], *scales[CELL_TILES], *row[CELL_ROWS];
     vf f[CELL_TILES][CELL_ROWS];
@@ -257,7 +267,7 @@ INLINE void packed_cell(struct kind kind, int tiles, int rows, const struct cpu_
     }
     UNROLL for (int r = 0; r < rows; r++) row[r] = x + (size_t)r * row_bytes;
     load_cell(tiles, rows, NULL, f);
-    add_blocks(kind, tiles, rows, weight->block_count, codes, scales, row, f);
+    add_blocks(kind, tiles, rows, weight->block_count, codes, scales, row, ahead, f);
     store_cell(tiles, rows, f, out);
 }
 
@@ -275,24 +285,33 @@ INLINE void panel_cell(struct kind kind, int rows, const struct panel *panel, ui
     UNROLL for (int r = 0; r < rows; r++) row[r] = x + (size_t)r * row_bytes;
     if (first) load_cell(CELL_TILES, rows, NULL, f);
     else load_cell(CELL_TILES, rows, out, f);
-    add_blocks(kind, CELL_TILES, rows, block_count, codes, scales, row, f);
+    add_blocks(kind, CELL_TILES, rows, block_count, codes, scales, row, NULL, f);
     store_cell(CELL_TILES, rows, f, out);
 }
 
 /* Few rows: codes are unpacked in registers, each cell anew. `rows` is a constant in each call, so that a cell
- * is straight code on registers. */
+ * is straight code on registers. The first cell brings the next tiles into the cache. */
 INLINE void packed_rows(struct kind kind, int tiles, const struct cpu_packed *weight, uint32_t tile,
                         const uint8_t *x, size_t row_bytes, uint32_t row_count, float *out)
 {
     const uint32_t most = kind.wide ? CELL_ROWS / 2 : CELL_ROWS;
-    uint32_t r = 0;
-    for (; tiles == CELL_TILES && r + most <= row_count; r += most)
-        packed_cell(kind, tiles, (int)most, weight, tile, x + r * row_bytes, row_bytes,
-                    out + (size_t)r * GROUP_ROWS);
-    for (; tiles == CELL_TILES && most > 2 && r + 2 <= row_count; r += 2)
-        packed_cell(kind, tiles, 2, weight, tile, x + r * row_bytes, row_bytes, out + (size_t)r * GROUP_ROWS);
-    for (; r < row_count; r++)
-        packed_cell(kind, tiles, 1, weight, tile, x + r * row_bytes, row_bytes, out + (size_t)r * GROUP_ROWS);
+    const uint8_t *here = weight->data + tile * weight->tile_bytes;
+    const uint8_t *ahead = here + (size_t)tiles * weight->tile_bytes; // past the last tile: a hint, no access
+    for (uint32_t r = 0; r < row_count;) {
+        const uint8_t *from = x + r * row_bytes;
+        float *to = out + (size_t)r * GROUP_ROWS;
+        if (tiles == CELL_TILES && row_count - r >= most) {
+            packed_cell(kind, tiles, (int)most, weight, tile, from, row_bytes, ahead, to);
+            r += most;
+        } else if (tiles == CELL_TILES && most > 2 && row_count - r >= 2) {
+            packed_cell(kind, tiles, 2, weight, tile, from, row_bytes, ahead, to);
+            r += 2;
+        } else {
+            packed_cell(kind, tiles, 1, weight, tile, from, row_bytes, ahead, to);
+            r += 1;
+        }
+        ahead = here; // in the cache already
+    }
 }
 
 /* Many rows: PANEL_BLOCKS blocks are unpacked once and stay in the first-level cache while the rows stream. */
@@ -300,15 +319,23 @@ INLINE void panel_rows(struct kind kind, const struct cpu_packed *weight, uint32
                        size_t row_bytes, uint32_t row_count, float *out)
 {
     const uint32_t most = kind.wide ? CELL_ROWS / 2 : CELL_ROWS;
+    /* The next tiles come into the cache a few lines with each cell. */
+    const uint8_t *ahead = weight->data + (tile + CELL_TILES) * weight->tile_bytes;
+    const size_t ahead_lines = CELL_TILES * weight->tile_bytes / CACHELINE_BYTES;
+    const size_t cells = (row_count / most) * ((weight->block_count + PANEL_BLOCKS - 1) / PANEL_BLOCKS);
+    const size_t step = (ahead_lines / cells + 1) * CACHELINE_BYTES;
     struct panel panel;
     for (uint32_t first = 0; first < weight->block_count; first += PANEL_BLOCKS) {
         uint32_t left = weight->block_count - first, count = left < PANEL_BLOCKS ? left : PANEL_BLOCKS;
         const uint8_t *from = x + first * kind_block_bytes(kind);
         uint32_t r = 0;
         unpack_panel(kind, weight, tile, first, count, &panel);
-        for (; r + most <= row_count; r += most)
+        for (; r + most <= row_count; r += most) {
+            for (size_t i = 0; i < step; i += CACHELINE_BYTES) prefetch(ahead + i);
+            ahead += step;
             panel_cell(kind, (int)most, &panel, count, first == 0, from + r * row_bytes, row_bytes,
                        out + (size_t)r * GROUP_ROWS);
+        }
         for (; r < row_count; r++)
             panel_cell(kind, 1, &panel, count, first == 0, from + r * row_bytes, row_bytes,
                        out + (size_t)r * GROUP_ROWS);
