@@ -13,18 +13,13 @@ import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
-from kvasir_test import (Daemon, Streamed, StreamError, cases_of, in_parallel, model_path,  # noqa: E402
-                         new_instance, process_children, process_is_alive, run_cases, shm_names, wait_until)
+from kvasir_test import (Daemon, StreamError, Streamed, cases_of, in_parallel, model_path, new_instance,  # noqa: E402
+                         process_children, process_is_alive, require, run_cases, shm_names, wait_until)
 
 COMPLETION = "/v1/completions"
 LONG = {"prompt": "Once upon a time", "max_tokens": 1500, "ignore_eos": True, "temperature": 0}
 WORKER_GONE_S_MAX = 5
 AT_ONCE_S_MAX = 8
-
-
-def require(condition, what):
-    if not condition:
-        raise AssertionError(what)
 
 
 def test_the_worker_goes_with_a_killed_daemon():
