@@ -98,6 +98,18 @@ def test_serve_runs_the_daemon_in_the_foreground(_d):
         expect(shm_names(instance), [], "left in /dev/shm")
 
 
+def test_every_subcommand_from_a_shell(d):
+    """client_e2e.sh: what it prints, its signals and its status, as a shell sees them."""
+    environment = daemon_environment({"KVASIR_URL": "http://%s:%d" % d.address, "KVASIR": program("kvasir"),
+                                      "KVASIR_E2E_UDS": d.uds, "KVASIR_E2E_INSTANCE": d.instance,
+                                      "KVASIR_E2E_MODEL": model_path()})
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "client_e2e.sh")
+    done = subprocess.run(["sh", script], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          env=environment, timeout=CALL_S_MAX, preexec_fn=die_with_parent)
+    text = done.stdout.decode()
+    require(done.returncode == 0 and "not ok" not in text and text.count("\nok ") > 20, text)
+
+
 def main():
     cases = cases_of(globals())
     try:
