@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kvasird - serves a language model over HTTP; see server.h. */
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include "common/base/log.h"
 #include "config.h"
@@ -9,8 +12,21 @@
 
 extern char **environ;
 
+/* Started without one of descriptors 0 to 2, the next file opened would become it: a segment or a socket that
+ * a stray line of a library is then printed into. Lowest first, so that open(2) fills the gap it is for. */
+static int descriptors_fill(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+        if (fcntl(fd, F_GETFD) >= 0 || errno != EBADF) continue;
+        if (open("/dev/null", O_RDWR) != fd) return -errno; // nowhere to say so, either
+    }
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
+    int r = descriptors_fill();
+    if (r < 0) return err_exit_status(r);
     struct conf conf = {0};
     struct err err = {0};
     log_init("kvasird", LOG_LEVEL_INFO);

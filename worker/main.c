@@ -7,6 +7,7 @@
  * parent dies. (Adoption of workers by a new daemon will want to change that: parent_guard().) Errors go to the
  * daemon through the link, which logs them; to stderr only while there is no link. */
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <sched.h>
@@ -34,6 +35,8 @@
 
 static const uint64_t wait_ns_max = 10 * NS_PER_S; // then a look whether the daemon still lives
 static const uint64_t spin_ns = 50 * NS_PER_US;    // about what the daemon takes between two steps
+
+enum { OOM_SCORE = 200 }; // of -1000 to 1000; 0 is what a process has by default
 
 struct worker_conf {
     const char *instance, *model_path;
@@ -119,6 +122,21 @@ static int parent_guard(const struct worker_conf *conf, struct err *err)
     if (getppid() != conf->daemon_pid)
         return ERR(err, ERR_PEER_DEAD, "our parent is not process %" PRId64, conf->daemon_pid);
     return 0;
+}
+
+/* When memory runs out the kernel is to take us before our daemon, whose score we inherited: it holds every
+ * request, we hold nothing that a successor would miss. Raising needs no right; a higher score stays. */
+static void oom_score_raise(void)
+{
+    char text[16] = "";
+    int fd = open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC);
+    if (fd < 0) return; // no /proc: killed in whatever order
+    ssize_t len = read(fd, text, sizeof text - 1);
+    if (len > 0 && strtol(text, NULL, 10) < OOM_SCORE) {
+        len = snprintf(text, sizeof text, "%d", OOM_SCORE);
+        if (pwrite(fd, text, (size_t)len, 0) < 0) log_warn("oom_score_adj stays: %s", strerror(errno));
+    }
+    (void)close(fd); // the write has told
 }
 
 static void signals_ignore(void)
@@ -293,6 +311,7 @@ int main(int argc, char **argv)
         return err_exit_status(r);
     }
     signals_ignore();
+    oom_score_raise();
     r = worker_open(&worker, &err);
     if (r == 0) r = serve(&worker, &err);
     if (r < 0 && worker.link) link_rank_panic(worker.link, err.text);

@@ -8,13 +8,16 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
-from kvasir_test import (Daemon, StreamError, Streamed, cases_of, in_parallel, model_path, new_instance,  # noqa: E402
-                         process_children, process_is_alive, require, run_cases, shm_names, wait_until)
+from kvasir_test import (Daemon, StreamError, Streamed, cases_of, daemon_environment,  # noqa: E402
+                         die_with_parent, in_parallel, model_path, new_instance, process_children,
+                         process_is_alive, program, require, run_cases, shm_names, wait_until)
 
 COMPLETION = "/v1/completions"
 LONG = {"prompt": "Once upon a time", "max_tokens": 1500, "ignore_eos": True, "temperature": 0}
@@ -62,6 +65,36 @@ def test_a_killed_idle_worker_is_replaced():
         require(d.worker_pid() != worker, "another process")
         require(d.complete(**{**LONG, "max_tokens": 20})["choices"][0]["text"] == text, "the same text")
         require(d.metric("kvasir:worker_restarts_total") == 1, "restarts are counted")
+
+
+def test_the_kernel_would_take_the_worker_before_the_daemon():
+    def score(pid):
+        with open(f"/proc/{pid}/oom_score_adj", encoding="ascii") as file:
+            return int(file.read())
+
+    with Daemon(model_path()) as d:
+        require(score(d.worker_pid()) == max(score(d.pid), 200), "the worker raised its own")
+
+
+def without_descriptors():
+    die_with_parent()
+    os.closerange(0, 3)
+
+
+def test_missing_descriptors_are_opened():
+    instance = new_instance()
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, "socket")
+        daemon = subprocess.Popen([program("kvasird"), model_path(), "--instance", instance, "--port", "0",
+                                   "--worker-path", program("kvasir-worker"), "--uds", path],
+                                  env=daemon_environment(), preexec_fn=without_descriptors)
+        wait_until(lambda: os.path.exists(path) or daemon.poll() is not None, "the socket")
+        require(daemon.poll() is None, f"ended with {daemon.returncode}")
+        files = [os.readlink(f"/proc/{daemon.pid}/fd/{fd}") for fd in range(3)]
+        require(files == ["/dev/null"] * 3, files)
+        daemon.send_signal(signal.SIGTERM)
+        require(daemon.wait(60) == 0, f"exit status {daemon.returncode}")
+    require(shm_names(instance) == [], shm_names(instance))
 
 
 def drained(number):
