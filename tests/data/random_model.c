@@ -13,7 +13,13 @@
 #include "tests/data/gguf_writer.h"
 #include "worker/kern/ref/half.h"
 
-enum { LAYERS = 2, WIDTH = 256, HEADS = 8, HEADS_KV = 2, HEAD_DIMS = 32, FEED_FORWARD = 512 };
+static const struct random_model_shape default_shape = {.layers = 2,
+                                                        .width = 256,
+                                                        .heads = 8,
+                                                        .heads_kv = 2,
+                                                        .head_dims = 32,
+                                                        .feed_forward = 512,
+                                                        .vocab = RANDOM_MODEL_VOCAB};
 
 /* Where a block keeps its scale and its min or offset (f16), and what to put there. */
 static const struct block_scales {
@@ -78,41 +84,52 @@ static void add(struct gguf_writer *writer, const char *stem, int layer, enum te
     (void)writer_add_tensor(writer, name, type, rows > 1 ? 2 : 1, dims);
 }
 
-static void describe(struct gguf_writer *writer, enum tensor_type type)
+static void describe(struct gguf_writer *writer, const struct random_model_shape *shape,
+                     enum tensor_type type)
 {
+    const uint32_t width = shape->width, wide = shape->feed_forward;
+    const uint32_t q = shape->heads * shape->head_dims, kv = shape->heads_kv * shape->head_dims;
     writer_set_string(writer, "general.architecture", "llama");
-    writer_set_u32(writer, "llama.block_count", LAYERS);
+    writer_set_u32(writer, "llama.block_count", shape->layers);
     writer_set_u32(writer, "llama.context_length", RANDOM_MODEL_CONTEXT);
-    writer_set_u32(writer, "llama.embedding_length", WIDTH);
-    writer_set_u32(writer, "llama.feed_forward_length", FEED_FORWARD);
-    writer_set_u32(writer, "llama.attention.head_count", HEADS);
-    writer_set_u32(writer, "llama.attention.head_count_kv", HEADS_KV);
+    writer_set_u32(writer, "llama.embedding_length", width);
+    writer_set_u32(writer, "llama.feed_forward_length", wide);
+    writer_set_u32(writer, "llama.attention.head_count", shape->heads);
+    writer_set_u32(writer, "llama.attention.head_count_kv", shape->heads_kv);
+    writer_set_u32(writer, "llama.attention.key_length", shape->head_dims);
+    writer_set_u32(writer, "llama.attention.value_length", shape->head_dims);
     writer_set_f32(writer, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
-    add(writer, "token_embd.weight", -1, type, RANDOM_MODEL_VOCAB, WIDTH);
-    add(writer, "output_norm.weight", -1, TENSOR_F32, 1, WIDTH);
-    for (int layer = 0; layer < LAYERS; layer++) {
-        add(writer, "attn_norm.weight", layer, TENSOR_F32, 1, WIDTH);
-        add(writer, "attn_q.weight", layer, type, HEADS * HEAD_DIMS, WIDTH);
-        add(writer, "attn_k.weight", layer, type, HEADS_KV * HEAD_DIMS, WIDTH);
-        add(writer, "attn_v.weight", layer, type, HEADS_KV * HEAD_DIMS, WIDTH);
-        add(writer, "attn_q.bias", layer, TENSOR_F32, 1, HEADS * HEAD_DIMS);
-        add(writer, "attn_k.bias", layer, TENSOR_F32, 1, HEADS_KV * HEAD_DIMS);
-        add(writer, "attn_v.bias", layer, TENSOR_F32, 1, HEADS_KV * HEAD_DIMS);
-        add(writer, "attn_output.weight", layer, type, WIDTH, HEADS * HEAD_DIMS);
-        add(writer, "ffn_norm.weight", layer, TENSOR_F32, 1, WIDTH);
-        add(writer, "ffn_gate.weight", layer, type, FEED_FORWARD, WIDTH);
-        add(writer, "ffn_up.weight", layer, type, FEED_FORWARD, WIDTH);
-        add(writer, "ffn_down.weight", layer, type, WIDTH, FEED_FORWARD);
+    add(writer, "token_embd.weight", -1, type, shape->vocab, width);
+    add(writer, "output_norm.weight", -1, TENSOR_F32, 1, width);
+    for (int layer = 0; layer < (int)shape->layers; layer++) {
+        add(writer, "attn_norm.weight", layer, TENSOR_F32, 1, width);
+        add(writer, "attn_q.weight", layer, type, q, width);
+        add(writer, "attn_k.weight", layer, type, kv, width);
+        add(writer, "attn_v.weight", layer, type, kv, width);
+        add(writer, "attn_q.bias", layer, TENSOR_F32, 1, q);
+        add(writer, "attn_k.bias", layer, TENSOR_F32, 1, kv);
+        add(writer, "attn_v.bias", layer, TENSOR_F32, 1, kv);
+        add(writer, "attn_output.weight", layer, type, width, q);
+        add(writer, "ffn_norm.weight", layer, TENSOR_F32, 1, width);
+        add(writer, "ffn_gate.weight", layer, type, wide, width);
+        add(writer, "ffn_up.weight", layer, type, wide, width);
+        add(writer, "ffn_down.weight", layer, type, width, wide);
     }
 }
 
 void random_model_make(enum tensor_type type, uint64_t seed, struct buf *out)
 {
+    random_model_make_shaped(&default_shape, type, seed, out);
+}
+
+void random_model_make_shaped(const struct random_model_shape *shape, enum tensor_type type, uint64_t seed,
+                              struct buf *out)
+{
     static struct gguf_writer writer;
     struct rng rng = {.state = seed};
     struct gguf *gguf;
     writer_init(&writer);
-    describe(&writer, type);
+    describe(&writer, shape, type);
     writer_finish(&writer, out);
     writer_done(&writer);
     CHECK(gguf_parse(out->bytes, out->len, &gguf, NULL) == 0);

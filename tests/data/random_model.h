@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* random_model - a small llama of random weights as GGUF bytes, so that tests of steps and kernels need no
- * file: 2 layers, 256 wide, 8 heads of 32 over 2 kv heads, 512 feed-forward, context 512, 96 tokens, head
+ * file. Unless another shape is asked for: 2 layers, 256 wide, 8 heads of 32 over 2 kv heads, 512 feed-forward, context 512, 96 tokens, head
  * tied, q/k/v biases. */
 #ifndef KVASIR_TESTS_DATA_RANDOM_MODEL_H
 #define KVASIR_TESTS_DATA_RANDOM_MODEL_H
@@ -10,9 +10,15 @@
 
 enum { RANDOM_MODEL_VOCAB = 96, RANDOM_MODEL_CONTEXT = 512 };
 
+struct random_model_shape { // dims are a multiple of every block that the type has
+    uint32_t layers, width, heads, heads_kv, head_dims, feed_forward, vocab;
+};
+
 /* Matrices of the given type, norms and biases F32. out is initialized here; buf_done frees. Aborts without
  * memory. */
 void random_model_make(enum tensor_type type, uint64_t seed, struct buf *out);
+void random_model_make_shaped(const struct random_model_shape *shape, enum tensor_type type, uint64_t seed,
+                              struct buf *out);
 
 /* X(type): every type that this can make. */
 #define RANDOM_MODEL_TYPES(X) \
