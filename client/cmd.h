@@ -17,5 +17,6 @@ int cmd_complete(int argc, char **argv);
 int cmd_status(int argc, char **argv);
 int cmd_models(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
+int cmd_perplexity(int argc, char **argv);
 
 #endif

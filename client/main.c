@@ -29,6 +29,7 @@ static const struct command {
     {"status", cmd_status, "what the server is doing"},
     {"models", cmd_models, "what the server serves"},
     {"bench", cmd_bench, "measure a server under load"},
+    {"perplexity", cmd_perplexity, "how well the served model predicts a text"},
     {"fsck", cmd_fsck, "audit the page pool in shared memory, read-only"},
     {"version", cmd_version, "print the version"},
     {"help", cmd_help, "print this, or the help of a command"},

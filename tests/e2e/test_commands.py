@@ -4,14 +4,16 @@
 
 test_commands.py [PART OF A NAME]. What it prints is compared with what the API says of the same."""
 import json
+import math
 import os
 import signal
 import subprocess
 
 from kvasir_test import (CALL_S_MAX, Daemon, Skip, Tap, cases_of, daemon_environment, die_with_parent, expect,
-                         model_path, new_instance, program, require, run_cases, shm_names, temporary_directory,
-                         wait_until)
+                         model_path, new_instance, note, program, require, run_cases, shm_names, temporary_directory,
+                         vectors_path, wait_until)
 
+GPL = "/usr/share/common-licenses/GPL-3"
 PROMPT = "The capital of France is"
 
 
@@ -96,6 +98,42 @@ def test_serve_runs_the_daemon_in_the_foreground(_d):
             child.kill()
         expect(child.returncode, 0, text)
         expect(shm_names(instance), [], "left in /dev/shm")
+
+
+def test_perplexity_is_the_mean_over_prompt_logprobs(d):
+    if not os.path.exists(GPL):
+        raise Skip(f"no {GPL}")
+    with open(GPL) as file:
+        text = file.read()
+    ids = d.post("/tokenize", {"prompt": text, "add_special_tokens": False})["tokens"]
+    scores = d.complete(ids[64:160], max_tokens=1, prompt_logprobs=0)["choices"][0]["prompt_logprobs"]
+    values = [score[str(token)]["logprob"] for token, score in zip(ids[64:160], scores) if score]
+    arguments = ("perplexity", "--json", "--context", 96, "--stride", 64)
+    out = json.loads(kvasir(d, *arguments, "--skip", 1, "--windows", 2, GPL)[0])
+    first = json.loads(kvasir(d, *arguments, "--skip", 1, "--windows", 1, "-", stdin=text.encode())[0])
+    expect((out["tokens"], out["windows"], out["scored_tokens"]), (len(ids), 2, 190))
+    second = 2 * out["mean_nll"] - first["mean_nll"]
+    require(abs(second + sum(values) / 95) < 1e-6, f"{second} of the second window, {values}")
+    require(abs(out["perplexity"] - math.exp(out["mean_nll"])) < 1e-9, out)
+    half = json.loads(kvasir(d, *arguments, "--windows", 1, GPL)[0])
+    expect((half["skip"], half["scored_tokens"]), (49, 47))
+    require("window takes 512" in kvasir(d, "perplexity", "-", stdin=b"short", status=1)[1], "a short text")
+    kvasir(d, "perplexity", status=64)
+    kvasir(d, "perplexity", "/nowhere", status=1)
+
+
+def test_perplexity_is_what_another_implementation_finds(d):
+    """nll.json. Its tokenizer splits some blanks otherwise, which moves the windows by a few tokens."""
+    with open(vectors_path("logits", "nll.json")) as file:
+        reference = json.load(file)["smollm2-135m-instruct.q4_1/GPL-3"]
+    if not os.path.exists(GPL):
+        raise Skip(f"no {GPL}")
+    out = json.loads(kvasir(d, "perplexity", "--json", "--context", reference["window"], "--skip", 1, "--windows",
+                            reference["windows"], GPL)[0])
+    expect(out["scored_tokens"], reference["positions"])
+    off = out["mean_nll"] / reference["mean_nll"] - 1
+    note(f"mean NLL {out['mean_nll']:.5f}, reference {reference['mean_nll']:.5f}, {100 * off:+.2f} %")
+    require(abs(off) < 0.01, f"{100 * off:+.2f} %")
 
 
 def test_every_subcommand_from_a_shell(d):
