@@ -13,7 +13,7 @@
 #include "common/base/buf.h"
 #include "common/gguf/gguf.h"
 
-enum { WRITER_KEYS_MAX = 64, WRITER_TENSORS_MAX = 64, WRITER_DIMS_MAX = 8 };
+enum { WRITER_KEYS_MAX = 64, WRITER_TENSORS_MAX = 320, WRITER_DIMS_MAX = 8 };
 
 struct writer_key {
     struct buf name;

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* random_model - see random_model.h. Blocks are random bits with scales set so that weights are about as
  * large as 1 / sqrt(width). */
-#define _GNU_SOURCE // memmem
 #include "tests/data/random_model.h"
 
 #include <stdio.h>
@@ -56,20 +55,20 @@ static void fill_blocks(struct rng *rng, const struct block_scales *scales, uint
 }
 
 /* Weights in [-limit, limit] around center. */
-static void fill(struct rng *rng, const struct gguf_tensor *tensor, float center, float limit)
+static void fill(struct rng *rng, enum tensor_type type, float center, float limit, uint8_t *data,
+                 size_t bytes)
 {
-    uint8_t *data = (uint8_t *)(uintptr_t)tensor->data; // bytes of our own buf
     for (size_t i = 0; i < COUNT_OF(block_scales); i++) {
-        if (block_scales[i].type != tensor->type) continue;
-        fill_blocks(rng, &block_scales[i], data, tensor->data_bytes);
+        if (block_scales[i].type != type) continue;
+        fill_blocks(rng, &block_scales[i], data, bytes);
         return;
     }
-    size_t element_bytes = tensor->type == TENSOR_F32 ? 4 : 2;
-    for (size_t at = 0; at < tensor->data_bytes; at += element_bytes) {
+    size_t element_bytes = type == TENSOR_F32 ? 4 : 2;
+    for (size_t at = 0; at < bytes; at += element_bytes) {
         float value = center + random_float(rng, limit);
         uint16_t bf16 = half_bf16_of_f32(value);
-        if (tensor->type == TENSOR_F32) memcpy(data + at, &value, sizeof(value));
-        else if (tensor->type == TENSOR_BF16) memcpy(data + at, &bf16, sizeof(bf16));
+        if (type == TENSOR_F32) memcpy(data + at, &value, sizeof(value));
+        else if (type == TENSOR_BF16) memcpy(data + at, &bf16, sizeof(bf16));
         else put_half(data + at, value);
     }
 }
@@ -84,8 +83,8 @@ static void add(struct gguf_writer *writer, const char *stem, int layer, enum te
     (void)writer_add_tensor(writer, name, type, rows > 1 ? 2 : 1, dims);
 }
 
-static void describe(struct gguf_writer *writer, const struct random_model_shape *shape,
-                     enum tensor_type type)
+void random_model_describe(struct gguf_writer *writer, const struct random_model_shape *shape,
+                           enum tensor_type type)
 {
     const uint32_t width = shape->width, wide = shape->feed_forward;
     const uint32_t q = shape->heads * shape->head_dims, kv = shape->heads_kv * shape->head_dims;
@@ -106,15 +105,22 @@ static void describe(struct gguf_writer *writer, const struct random_model_shape
         add(writer, "attn_q.weight", layer, type, q, width);
         add(writer, "attn_k.weight", layer, type, kv, width);
         add(writer, "attn_v.weight", layer, type, kv, width);
-        add(writer, "attn_q.bias", layer, TENSOR_F32, 1, q);
-        add(writer, "attn_k.bias", layer, TENSOR_F32, 1, kv);
-        add(writer, "attn_v.bias", layer, TENSOR_F32, 1, kv);
+        if (!shape->without_biases) {
+            add(writer, "attn_q.bias", layer, TENSOR_F32, 1, q);
+            add(writer, "attn_k.bias", layer, TENSOR_F32, 1, kv);
+            add(writer, "attn_v.bias", layer, TENSOR_F32, 1, kv);
+        }
         add(writer, "attn_output.weight", layer, type, width, q);
         add(writer, "ffn_norm.weight", layer, TENSOR_F32, 1, width);
         add(writer, "ffn_gate.weight", layer, type, wide, width);
         add(writer, "ffn_up.weight", layer, type, wide, width);
         add(writer, "ffn_down.weight", layer, type, width, wide);
     }
+}
+
+void random_model_fill(struct rng *rng, const char *name, enum tensor_type type, uint8_t *data, size_t bytes)
+{
+    fill(rng, type, strstr(name, "norm") != NULL ? 1.0f : 0.0f, 0.1f, data, bytes);
 }
 
 void random_model_make(enum tensor_type type, uint64_t seed, struct buf *out)
@@ -129,14 +135,17 @@ void random_model_make_shaped(const struct random_model_shape *shape, enum tenso
     struct rng rng = {.state = seed};
     struct gguf *gguf;
     writer_init(&writer);
-    describe(&writer, shape, type);
+    random_model_describe(&writer, shape, type);
     writer_finish(&writer, out);
     writer_done(&writer);
     CHECK(gguf_parse(out->bytes, out->len, &gguf, NULL) == 0);
     for (size_t i = 0; i < gguf_tensor_count(gguf); i++) {
         const struct gguf_tensor *tensor = gguf_tensor_at(gguf, i);
-        bool is_norm = memmem(tensor->name.bytes, tensor->name.len, "norm", 4) != NULL;
-        fill(&rng, tensor, is_norm ? 1.0f : 0.0f, 0.1f);
+        char name[64]; // of add()
+        (void)snprintf(name, sizeof(name), "%.*s", (int)tensor->name.len, tensor->name.bytes);
+        random_model_fill(&rng, name, tensor->type,
+                          (uint8_t *)(uintptr_t)tensor->data, // bytes of our own buf
+                          tensor->data_bytes);
     }
     gguf_free(gguf);
 }

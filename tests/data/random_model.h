@@ -5,13 +5,18 @@
 #ifndef KVASIR_TESTS_DATA_RANDOM_MODEL_H
 #define KVASIR_TESTS_DATA_RANDOM_MODEL_H
 
+#include <stdbool.h>
+
 #include "common/base/buf.h"
+#include "common/base/rng.h"
 #include "common/gguf/types.h"
+#include "tests/data/gguf_writer.h"
 
 enum { RANDOM_MODEL_VOCAB = 96, RANDOM_MODEL_CONTEXT = 512 };
 
 struct random_model_shape { // dims are a multiple of every block that the type has
     uint32_t layers, width, heads, heads_kv, head_dims, feed_forward, vocab;
+    bool without_biases; // of q, k and v
 };
 
 /* Matrices of the given type, norms and biases F32. out is initialized here; buf_done frees. Aborts without
@@ -19,6 +24,12 @@ struct random_model_shape { // dims are a multiple of every block that the type 
 void random_model_make(enum tensor_type type, uint64_t seed, struct buf *out);
 void random_model_make_shaped(const struct random_model_shape *shape, enum tensor_type type, uint64_t seed,
                               struct buf *out);
+
+/* The two halves of it, for who writes a model larger than memory: keys and tensors into the writer (no
+ * vocabulary), then the bytes of one tensor, or of a part of it of whole blocks. */
+void random_model_describe(struct gguf_writer *writer, const struct random_model_shape *shape,
+                           enum tensor_type type);
+void random_model_fill(struct rng *rng, const char *name, enum tensor_type type, uint8_t *data, size_t bytes);
 
 /* X(type): every type that this can make. */
 #define RANDOM_MODEL_TYPES(X) \
