@@ -26,10 +26,13 @@ static const struct block_scales {
     int scale_at, min_at; // -1: none
     float scale, min;
 } block_scales[] = {
-    {TENSOR_Q4_0, 0, -1, 0.0125f, 0},     {TENSOR_Q4_1, 0, 2, 0.0125f, -0.1f},
-    {TENSOR_Q5_0, 0, -1, 0.006f, 0},      {TENSOR_Q5_1, 0, 2, 0.006f, -0.1f},
-    {TENSOR_Q8_0, 0, -1, 0.0008f, 0},     {TENSOR_Q4_K, 0, 2, 0.0004f, 0.003f},
-    {TENSOR_Q5_K, 0, 2, 0.0002f, 0.003f}, {TENSOR_Q6_K, 208, -1, 0.00005f, 0},
+    {TENSOR_Q4_0, 0, -1, 0.0125f, 0},      {TENSOR_Q4_1, 0, 2, 0.0125f, -0.1f},
+    {TENSOR_Q5_0, 0, -1, 0.006f, 0},       {TENSOR_Q5_1, 0, 2, 0.006f, -0.1f},
+    {TENSOR_Q8_0, 0, -1, 0.0008f, 0},      {TENSOR_Q4_K, 0, 2, 0.0004f, 0.003f},
+    {TENSOR_Q5_K, 0, 2, 0.0002f, 0.003f},  {TENSOR_Q6_K, 208, -1, 0.00005f, 0},
+    {TENSOR_Q2_K, 80, 82, 0.006f, 0.008f}, {TENSOR_Q3_K, 108, -1, 0.0015f, 0},
+    {TENSOR_IQ4_NL, 0, -1, 0.0015f, 0},    {TENSOR_IQ4_XS, 0, -1, 0.00008f, 0},
+    {TENSOR_MXFP4, -1, -1, 0, 0},
 };
 
 static float random_float(struct rng *rng, float limit)
@@ -49,7 +52,8 @@ static void fill_blocks(struct rng *rng, const struct block_scales *scales, uint
     for (size_t at = 0; at < bytes; at++) data[at] = (uint8_t)rng_next(rng);
     for (size_t at = 0; at < bytes; at += block_bytes) {
         float spread = 0.75f + random_float(rng, 0.25f);
-        put_half(data + at + scales->scale_at, scales->scale * spread);
+        if (scales->type == TENSOR_MXFP4) data[at] = 121; // 2^(121 - 127) * E2M1
+        if (scales->scale_at >= 0) put_half(data + at + scales->scale_at, scales->scale * spread);
         if (scales->min_at >= 0) put_half(data + at + scales->min_at, scales->min * spread);
     }
 }

@@ -41,8 +41,13 @@ void random_model_fill(struct rng *rng, const char *name, enum tensor_type type,
     X(TENSOR_Q5_0) \
     X(TENSOR_Q5_1) \
     X(TENSOR_Q8_0) \
+    X(TENSOR_Q2_K) \
+    X(TENSOR_Q3_K) \
     X(TENSOR_Q4_K) \
     X(TENSOR_Q5_K) \
-    X(TENSOR_Q6_K)
+    X(TENSOR_Q6_K) \
+    X(TENSOR_IQ4_NL) \
+    X(TENSOR_IQ4_XS) \
+    X(TENSOR_MXFP4)
 
 #endif

@@ -26,7 +26,8 @@ from kvasir_test import (Daemon, Skip, Tap, in_parallel, model_path, note, requi
 
 GPL = "/usr/share/common-licenses/GPL-3"
 TINY = ["llama_tied", "llama_untied", "llama_bias", "llama3_ropefreqs", "llama_linear", "mistral_headdim"]
-QUANT = ["f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k_s", "q5_k_s", "q6_k"]
+QUANT = ["f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k_s", "q4_k_s", "q5_k_s", "q6_k",
+         "iq4_nl", "iq4_xs"]
 TOP = 20
 FLOAT_LIMITS = (0.02, 2e-5, 0.02)  # |dlogprob|, KL, lead at which no other token may come
 INT8_LIMITS = (1.0, 0.06, 0.9)

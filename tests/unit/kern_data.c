@@ -2,13 +2,19 @@
 /* kern_data - see kern_data.h. */
 #include "tests/unit/kern_data.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/base/check.h"
 #include "worker/kern/ref/half.h"
 
-const uint32_t kern_data_types[KERN_DATA_TYPES] = {0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 30};
+const uint32_t kern_data_types[KERN_DATA_TYPES] = {0, 1, 2, 3, 6, 7, 8, 10, 11, 12, 13, 14, 20, 23, 30, 39};
+
+float kern_data_pack_error(uint32_t type)
+{
+    return type >= 12 && type <= 14 ? 6.0f * 0x1.0p-11f : 0;
+}
 
 float kern_data_float(struct rng *rng, float size)
 {
@@ -63,6 +69,16 @@ static void set_scales(struct rng *rng, uint32_t type, float size, uint8_t *bloc
         put_f16(block + 2, size * vary / 32);
         break;
     case 14: put_f16(block + 208, size * vary / 32 / 64); break; // Q6_K, scales i8
+    case 10: // Q2_K: d * (0..15) * (0..3) - dmin * (0..15)
+        put_f16(block + 80, size * vary / 16);
+        put_f16(block + 82, size * vary / 12);
+        break;
+    case 11: put_f16(block + 108, size * vary / 64); break; // Q3_K, scales in [-32, 31]
+    case 20: put_f16(block, size * vary / 64); break;       // IQ4_NL
+    case 23: put_f16(block, size * vary / 64 / 16); break;  // IQ4_XS
+    case 39:
+        block[0] = (uint8_t)(125 + ilogbf(size) + (int)rng_below(rng, 3));
+        break; // MXFP4: 12 * 2^(e - 128)
     default: CHECK(!"a type with scales");
     }
 }

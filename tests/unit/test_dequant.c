@@ -17,6 +17,7 @@
 #include "common/base/rng.h"
 #include "common/gguf/types.h"
 #include "tests/unit/guard.h"
+#include "tests/unit/model_rig.h"
 #include "worker/kern/ref/dequant.h"
 #include "worker/kern/ref/half.h"
 
@@ -299,6 +300,42 @@ static void test_dequant_blocks_of_256(void **state)
     check_type(TENSOR_IQ4_XS, make_iq4_xs);
 }
 
+/* The same experts stored as MXFP4 and as F32 by another writer (vectors/tiny). */
+static void test_dequant_mxfp4_equals_the_weights_in_f32(void **state)
+{
+    (void)state;
+    char path[4096];
+    struct gguf_file packed, plain;
+    struct err err = {0};
+    uint32_t compared = 0;
+    if (model_rig_vector_path("tiny/gptoss_mxfp4.gguf", sizeof(path), path) < 0) {
+        print_message("no %s: set KVASIR_VECTORS\n", path);
+        skip();
+    }
+    assert_int_equal(gguf_file_open(path, &packed, &err), 0);
+    assert_int_equal(model_rig_vector_path("tiny/gptoss_f32.gguf", sizeof(path), path), 0);
+    assert_int_equal(gguf_file_open(path, &plain, &err), 0);
+    for (size_t i = 0; i < gguf_tensor_count(packed.gguf); i++) {
+        const struct gguf_tensor *tensor = gguf_tensor_at(packed.gguf, i);
+        char name[64] = "";
+        if (tensor->type != TENSOR_MXFP4) continue;
+        memcpy(name, tensor->name.bytes, tensor->name.len);
+        const struct gguf_tensor *other = gguf_tensor_find(plain.gguf, name);
+        assert_non_null(other);
+        assert_int_equal(other->type, TENSOR_F32);
+        for (size_t block = 0; block < tensor->data_bytes / 17; block++) {
+            float out[32], expected[32];
+            dequant_row(dequant_find(TENSOR_MXFP4), tensor->data + block * 17, 32, out);
+            memcpy(expected, other->data + block * sizeof(expected), sizeof(expected));
+            for (int j = 0; j < 32; j++) assert_true(out[j] == expected[j]);
+        }
+        compared++;
+    }
+    assert_true(compared > 0);
+    gguf_file_close(&packed);
+    gguf_file_close(&plain);
+}
+
 /* A block written out by hand: d = 0.5, m = -2, nibbles 0x10, 0x32, ... */
 static void test_dequant_known_q4_1_block(void **state)
 {
@@ -411,6 +448,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_dequant_blocks_of_32),
         cmocka_unit_test(test_dequant_blocks_of_256),
+        cmocka_unit_test(test_dequant_mxfp4_equals_the_weights_in_f32),
         cmocka_unit_test(test_dequant_known_q4_1_block),
         cmocka_unit_test(test_dequant_plain_types),
         cmocka_unit_test(test_dequant_types_are_those_of_gguf),

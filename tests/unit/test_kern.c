@@ -196,7 +196,7 @@ static double deviation(const struct product_case *c, const struct kern_matrix *
         variance += largest / 127 * largest / 127 / 12 * weights;
     }
     if (part->type <= 1 || part->type == 30) return 1e-5 * scaled / 6;
-    return sqrt(variance) + (part->type >= 12 ? 0x1.0p-11 * scaled / 6 : 1e-6 * scaled);
+    return sqrt(variance) + (kern_data_pack_error(part->type) > 0 ? 0x1.0p-11 * scaled / 6 : 1e-6 * scaled);
 }
 
 static void compare_product(const struct product_case *c)
@@ -280,6 +280,8 @@ static void test_kern_parts_may_differ_in_type(void **state)
     struct rng rng = {11};
     check_op(OP_PROJECT, (uint32_t[]){12, 14, 1}, 3, 9, 256, 40, true, &rng);
     check_op(OP_PROJECT, (uint32_t[]){6, 8, 30}, 3, 2, 96, 33, false, &rng);
+    check_op(OP_PROJECT, (uint32_t[]){10, 11, 23}, 3, 5, 512, 33, false, &rng);
+    check_op(OP_PROJECT, (uint32_t[]){20, 39, 6}, 3, 9, 96, 33, false, &rng);
     check_op(OP_GATE_UP, (uint32_t[]){8, 1}, 2, 5, 64, 64, false, &rng);
 }
 
@@ -298,7 +300,7 @@ static void test_kern_embed_matches_reference(void **state)
             struct kern_rows *x = rows_of(&rig, 16, 256);
             rig.ops->embed(rig.kern, weight_of(&rig, &table, 1, KERN_CONCAT), &batch, x);
             const float *got = rig.ops->fetch(rig.kern, x, batch.row_count);
-            float tolerance = table.type >= 12 && table.type <= 14 ? 6.0f * 0x1.0p-11f : 0;
+            float tolerance = kern_data_pack_error(table.type);
             for (uint32_t r = 0; r < batch.row_count; r++) {
                 kern_data_row(&table, tokens[r], expected);
                 for (uint32_t k = 0; k < 256; k++)

@@ -59,7 +59,11 @@ static bool is_float_type(uint32_t type)
     return type <= 1 || type == 30;
 }
 
-/* Scales of K types are products of the file's, rounded to f16: 2^-11 of d * code and of the minimum. */
+static bool is_super(uint32_t type) // has super-blocks of 256 columns
+{
+    return dequant_find(type)->block_elements == 256;
+}
+
 static void test_kern_level_pack_keeps_values(void **state)
 {
     (void)state;
@@ -67,14 +71,14 @@ static void test_kern_level_pack_keeps_values(void **state)
     for (size_t l = 0; l < level_count; l++) {
         for (size_t t = 0; t < KERN_DATA_TYPES; t++) {
             uint32_t type = kern_data_types[t];
-            uint32_t rows = 37, cols = type < 12 || type > 14 ? 96 : 512;
+            uint32_t rows = 37, cols = is_super(type) ? 512 : 96;
             struct kern_matrix matrix = kern_data_matrix(&rng, type, rows, cols, 1.0f);
             struct cpu_packed packed = pack(levels[l], &matrix);
             float expected[512], got[512];
             for (uint32_t r = 0; r < rows; r++) {
                 kern_data_row(&matrix, r, expected);
                 cpu_unpack_row(&packed, levels[l]->byte_offset, r, got);
-                float tolerance = type >= 12 && type <= 14 ? 6.0f * 0x1.0p-11f : 0;
+                float tolerance = kern_data_pack_error(type);
                 for (uint32_t k = 0; k < cols; k++) {
                     if (!(fabsf(got[k] - expected[k]) <= tolerance))
                         fail_msg("%s type %u row %u col %u: %g, not %g", levels[l]->name, type, r, k,
@@ -87,22 +91,53 @@ static void test_kern_level_pack_keeps_values(void **state)
     }
 }
 
-/* Bytes packed are those of the file: decoding one stream reads each once. K types store a minimum and scale per
- * 32 columns in f16. */
+/* MXFP4 scales reach from 2^-127 to 2^126: none may be lost on the way through the kernels. One block of each
+ * exponent, a row each; x is 1, or what keeps the result finite. */
+static void test_kern_level_keeps_every_exponent(void **state)
+{
+    (void)state;
+    enum { ROWS = 256, COLS = 32 };
+    uint8_t data[ROWS][17];
+    for (int r = 0; r < ROWS; r++) {
+        memset(data[r], 0x20, sizeof(data[r])); // 0 and 1, the sum is 16 * 2^(r - 127)
+        data[r][0] = (uint8_t)r;
+    }
+    struct kern_matrix matrix = {.data = data, .type = 39, .rows = ROWS, .cols = COLS};
+    for (size_t l = 0; l < level_count; l++) {
+        struct cpu_packed packed = pack(levels[l], &matrix);
+        float expected[COLS], got[COLS], out[GROUP_ROWS];
+        struct cpu_block x = {.scales = {.scale = 0x1.0p-8f, .sum = COLS, .half = {COLS / 2, COLS / 2}}};
+        memset(x.codes, 1, sizeof(x.codes));
+        x.scales.sum *= x.scales.scale;
+        struct cpu_input input = {.blocks = &x, .block_count = 1};
+        for (uint32_t r = 0; r < ROWS; r++) {
+            kern_data_row(&matrix, r, expected);
+            cpu_unpack_row(&packed, levels[l]->byte_offset, r, got);
+            assert_memory_equal(got, expected, sizeof(got));
+            uint32_t tile = r / GROUP_ROWS * (GROUP_ROWS / packed.tile_rows);
+            levels[l]->product(&packed, tile, GROUP_ROWS / packed.tile_rows, &input, 0, 1, out);
+            if (r >= 10 && r < 250) assert_true(out[r % GROUP_ROWS] == ldexpf(16, (int)r - 127 - 8));
+        }
+        free(packed.data);
+    }
+}
+
+/* Bytes packed are those of the file: decoding one stream reads each once. Q4_K, Q5_K and Q6_K store their scales
+ * in f16, Q3_K and IQ4_XS in whole bytes. */
 static void test_kern_level_pack_is_small(void **state)
 {
     (void)state;
     static const struct {
         uint32_t type, bytes; // of 256 columns
-    } expected[] = {{2, 144},  {3, 160},  {6, 176},  {7, 192}, {8, 272},
-                    {12, 160}, {13, 192}, {14, 224}, {1, 512}};
+    } expected[] = {{2, 144},  {3, 160}, {6, 176}, {7, 192},  {8, 272},  {12, 160}, {13, 192},
+                    {14, 224}, {1, 512}, {10, 84}, {11, 114}, {20, 144}, {23, 138}, {39, 136}};
     for (size_t i = 0; i < COUNT_OF(expected); i++) {
-        struct kern_matrix matrix = {.type = expected[i].type, .rows = 64, .cols = 256};
+        struct kern_matrix matrix = {.type = expected[i].type, .rows = 64, .cols = 1024};
         struct cpu_packed packed;
         assert_int_equal(cpu_pack_plan(&matrix, levels[0], &packed, NULL), 0);
-        assert_int_equal(packed.tile_bytes * packed.tile_count, 64 * expected[i].bytes);
+        assert_int_equal(packed.tile_bytes * packed.tile_count, 64 * 4 * expected[i].bytes);
     }
-    struct kern_matrix unknown = {.type = 10, .rows = 8, .cols = 256};
+    struct kern_matrix unknown = {.type = 9, .rows = 8, .cols = 256};
     struct cpu_packed packed;
     assert_int_equal(cpu_pack_plan(&unknown, levels[0], &packed, NULL), ERR_UNSUPPORTED);
     struct kern_matrix uneven = {.type = 3, .rows = 8, .cols = 40};
@@ -269,32 +304,61 @@ static void fill_wide_block(const int8_t pattern[2], struct cpu_wide_block *out)
         .scale = 1, .sum = (float)sum, .half = {(float)sum / 2, (float)sum / 2}};
 }
 
+/* All codes the same bits, every scale 1, every minimum 0. */
+static void fill_weight_block(const struct dequant_type *type, uint8_t fill, uint8_t *block)
+{
+    const uint16_t one = half_f16_of_f32(1.0f);
+    size_t d_at = 0;
+    memset(block, fill, type->block_bytes);
+    switch (type->id) {
+    case 3:
+    case 7: memset(block + 2, 0, 2); break;
+    case 10:
+        d_at = 80;
+        memset(block, 1, 16);
+        memset(block + 82, 0, 2);
+        break;
+    case 11: // 33 - 32, its low bits in nibbles, its high ones in pairs
+        d_at = 108;
+        memset(block + 96, 0x11, 8);
+        memset(block + 104, 0xAA, 4);
+        break;
+    case 14:
+        d_at = 208;
+        memset(block + 192, 1, 16);
+        break;
+    case 23:
+        memset(block + 2, 0xAA, 2);
+        memset(block + 4, 0x11, 4);
+        break;
+    case 39: block[0] = 128; return; // 2^(128 - 128) * doubled values
+    default: break;
+    }
+    memcpy(block + d_at, &one, sizeof(one));
+}
+
 /* The largest codes against the largest activations: sums must be exact integers, so nothing saturated. */
 static void test_kern_level_product_never_saturates(void **state)
 {
     (void)state;
     static const struct {
-        uint32_t type, block_bytes, code_at; // codes from code_at on; scale 1 in front (Q6_K: behind)
+        uint32_t type;
         uint8_t fill;
         int value;
-    } cases[] = {{2, 18, 2, 0xFF, 7},    {2, 18, 2, 0x00, -8},  {3, 20, 4, 0xFF, 15},
-                 {6, 22, 2, 0xFF, 15},   {6, 22, 2, 0x00, -16}, {7, 24, 4, 0xFF, 31},
-                 {8, 34, 2, 0x80, -128}, {8, 34, 2, 0x7F, 127}, {14, 210, 0, 0xFF, 31},
-                 {14, 210, 0, 0x00, -32}};
+    } cases[] = {{2, 0xFF, 7},    {2, 0x00, -8},    {3, 0xFF, 15},  {6, 0xFF, 15},   {6, 0x00, -16},
+                 {7, 0xFF, 31},   {8, 0x80, -128},  {8, 0x7F, 127}, {14, 0xFF, 31},  {14, 0x00, -32},
+                 {10, 0xFF, 3},   {11, 0xFF, 3},    {11, 0x00, -4}, {20, 0xFF, 113}, {20, 0x00, -127},
+                 {23, 0xFF, 113}, {23, 0x00, -127}, {39, 0x77, 12}, {39, 0xFF, -12}};
     static const int8_t patterns[][2] = {{127, 127}, {-127, -127}, {127, -127}, {-127, 127}};
     for (size_t l = 0; l < level_count; l++) {
         for (size_t c = 0; c < COUNT_OF(cases); c++) {
-            uint32_t cols = cases[c].type == 14 ? 256 : 64, rows = 32;
-            uint32_t count = rows * cols / (cases[c].type == 14 ? 256 : 32);
-            uint8_t *data = calloc(count, cases[c].block_bytes);
+            const struct dequant_type *type = dequant_find(cases[c].type);
+            uint32_t cols = is_super(type->id) ? 256 : 64, rows = 32;
+            uint32_t count = rows * cols / type->block_elements;
+            uint8_t *data = malloc((size_t)count * type->block_bytes);
             assert_non_null(data);
-            for (uint32_t b = 0; b < count; b++) {
-                uint8_t *block = data + (size_t)b * cases[c].block_bytes;
-                uint16_t one = half_f16_of_f32(1.0f);
-                memset(block + cases[c].code_at, cases[c].fill, cases[c].block_bytes - cases[c].code_at);
-                if (cases[c].type == 14) memset(block + 192, 1, 16);
-                memcpy(block + (cases[c].type == 14 ? 208 : 0), &one, sizeof(one));
-            }
+            for (uint32_t b = 0; b < count; b++)
+                fill_weight_block(type, cases[c].fill, data + (size_t)b * type->block_bytes);
             struct kern_matrix matrix = {.data = data, .type = cases[c].type, .rows = rows, .cols = cols};
             struct cpu_packed packed = pack(levels[l], &matrix);
             for (size_t p = 0; p < COUNT_OF(patterns); p++) {
@@ -379,6 +443,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_kern_level_pack_keeps_values),
+        cmocka_unit_test(test_kern_level_keeps_every_exponent),
         cmocka_unit_test(test_kern_level_pack_is_small),
         cmocka_unit_test(test_kern_level_quantize_rounds_to_nearest),
         cmocka_unit_test(test_kern_level_quantize_wide_rounds_to_nearest),

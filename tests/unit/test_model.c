@@ -185,16 +185,6 @@ static void test_model_f16_pages_stay_close(void **state)
     }
 }
 
-/* Types that only the reference has yet; every other type must run at every level. */
-static bool is_ref_only(const char *name)
-{
-    static const char *const ref_only[] = {"quant/q2_k", "quant/q3_k_s", "quant/iq4_nl", "quant/iq4_xs"};
-    for (size_t i = 0; i < COUNT_OF(ref_only); i++) {
-        if (strcmp(ref_only[i], name) == 0) return true;
-    }
-    return false;
-}
-
 static void test_model_fast_levels_stay_close(void **state)
 {
     (void)state;
@@ -207,7 +197,6 @@ static void test_model_fast_levels_stay_close(void **state)
                        &limits_f16_pages); // F32 weights: float arithmetic
         }
         for (size_t i = 0; i < COUNT_OF(quant_names); i++) {
-            if (is_ref_only(quant_names[i])) continue;
             check_file(levels[level], KERN_KV_F16, quant_names[i], &limits_fast);
         }
     }

@@ -131,6 +131,10 @@ EMULATED emulated_m512i emulated_slli_epi32(emulated_m512i a, unsigned count)
 {
     return (emulated_m512i)((emulated_u32)a << count);
 }
+EMULATED emulated_m512i emulated_srli_epi32(emulated_m512i a, unsigned count)
+{
+    return (emulated_m512i)((emulated_u32)a >> count);
+}
 EMULATED emulated_m512i emulated_slli_epi16(emulated_m512i a, unsigned count)
 {
     return (emulated_m512i)((emulated_u16)a << (uint16_t)count);
@@ -138,6 +142,22 @@ EMULATED emulated_m512i emulated_slli_epi16(emulated_m512i a, unsigned count)
 EMULATED emulated_m512i emulated_srli_epi16(emulated_m512i a, unsigned count)
 {
     return (emulated_m512i)((emulated_u16)a >> (uint16_t)count);
+}
+EMULATED emulated_m512i emulated_broadcast_i32x4(__m128i a)
+{
+    emulated_m512i r;
+    for (int q = 0; q < 4; q++) memcpy((char *)&r + q * 16, &a, sizeof(a));
+    return r;
+}
+/* Within quarters; 0 where bit 7 of the index is set. */
+EMULATED_CALL emulated_m512i emulated_shuffle_epi8(emulated_m512i a, emulated_m512i indexes)
+{
+    uint8_t from[64], at[64], to[64];
+    memcpy(from, &a, sizeof(from));
+    memcpy(at, &indexes, sizeof(at));
+    for (int i = 0; i < 64; i++) to[i] = at[i] & 0x80 ? 0 : from[i / 16 * 16 + (at[i] & 15)];
+    memcpy(&a, to, sizeof(to));
+    return a;
 }
 /* Quarters of 128 bits: two from a, two from b, chosen by pairs of bits. */
 EMULATED_CALL emulated_m512 emulated_shuffle_f32x4(emulated_m512 a, emulated_m512 b, int control)
@@ -201,6 +221,22 @@ EMULATED_CALL emulated_m512i emulated_cvtepu16_epi32(__m256i a)
     for (int i = 0; i < 16; i++) r[i] = from[i];
     return r;
 }
+EMULATED_CALL emulated_m512i emulated_cvtepi8_epi32(__m128i a)
+{
+    int8_t from[16];
+    memcpy(from, &a, sizeof(from));
+    emulated_m512i r;
+    for (int i = 0; i < 16; i++) r[i] = from[i];
+    return r;
+}
+EMULATED_CALL emulated_m512i emulated_cvtepu8_epi32(__m128i a)
+{
+    uint8_t from[16];
+    memcpy(from, &a, sizeof(from));
+    emulated_m512i r;
+    for (int i = 0; i < 16; i++) r[i] = from[i];
+    return r;
+}
 EMULATED_CALL __m128i emulated_cvtepi32_epi8(emulated_m512i a) // cuts, does not saturate
 {
     int8_t to[16];
@@ -244,6 +280,7 @@ EMULATED_CALL emulated_m512i emulated_dpbusd_epi32(emulated_m512i sum, emulated_
 #undef _mm512_slli_epi16
 #undef _mm512_srli_epi16
 #undef _mm512_slli_epi32
+#undef _mm512_srli_epi32
 #undef _mm512_cvtps_ph
 
 #define __m512 emulated_m512
@@ -272,6 +309,11 @@ EMULATED_CALL emulated_m512i emulated_dpbusd_epi32(emulated_m512i sum, emulated_
 #define _mm512_and_si512 emulated_and_si512
 #define _mm512_or_si512 emulated_or_si512
 #define _mm512_slli_epi32 emulated_slli_epi32
+#define _mm512_srli_epi32 emulated_srli_epi32
+#define _mm512_broadcast_i32x4 emulated_broadcast_i32x4
+#define _mm512_shuffle_epi8 emulated_shuffle_epi8
+#define _mm512_cvtepi8_epi32 emulated_cvtepi8_epi32
+#define _mm512_cvtepu8_epi32 emulated_cvtepu8_epi32
 #define _mm512_slli_epi16 emulated_slli_epi16
 #define _mm512_srli_epi16 emulated_srli_epi16
 #define _mm512_shuffle_f32x4 emulated_shuffle_f32x4

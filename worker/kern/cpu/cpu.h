@@ -9,18 +9,29 @@
  *
  *   [block 0 .. block_count) of codes, then [block 0 .. block_count) of scales, padded to 64 bytes
  *
+ * where 8 blocks of a form with super-block scales share what lies in front of their own scales:
+ *
+ *   [d, (minimum) f16 | 8 x [bytes of a block]]
+ *
  * Codes of a block are vectors of tile_rows * 4 bytes; lane r of such a vector holds 4 consecutive columns of
  * row r, so that one 32-bit broadcast of 4 activations serves all rows. "group g" is columns 4g .. 4g+3.
+ *   bits 0, 1    2 vectors; vector h: bits 2i, 2i+1 belong to group 4h+i; bit 2 like the fifth bits
  *   nibbles      4 vectors; vector v: low nibbles group 2v, high nibbles group 2v+1
  *   fifth bits   1 vector; bit g of a byte belongs to group g
  *   bits 5, 6    2 vectors; vector h: bits 2i, 2i+1 belong to group 4h+i
  *   bytes        8 vectors; vector g is group g; stored as code - 128 + level->byte_offset
- * Scales of a block are f16 vectors of tile_rows: d, then (forms with two) the minimum or the second d.
+ * Scales of a block are vectors of tile_rows: f16 d, then (forms with two) the minimum or the second d; or
+ * bytes that are factors of the super-block's d (and minimum): what the files of these types hold.
  * Float forms hold for each column one vector of tile_rows elements and no scales; columns are padded
  * with zeros to blocks.
  *
  * Value of a weight: d * (code - centre) for N4 (8), N5 (16), B6 (32, d per 16 columns), B8 (128);
- * d * code + minimum for N4M, N5M. Scales of K types (f32 products in the file) are rounded to f16.
+ * d * code + minimum for N4M, N5M. Scales of K types (f32 products in the file) are rounded to f16. With
+ * the scales of the file, exactly:
+ *   K2   d * low nibble * code + minimum * high nibble, a byte per 16 columns
+ *   K3   d * (signed byte) * (code - 4), a byte per 16 columns
+ *   T4   d * iq4[code]             T4K  d * (signed byte) * iq4[code]
+ *   E4   2^(byte - 128) * e2m1[code], twice the values of the microscaling format
  *
  * Activations. Integer forms multiply rows quantized per block of 32 to [-127, 127] with a float scale:
  * (inputs that matter more: to 16 bits); the integer sums are exact, and each block adds to the float result in one fixed order, so a result does
@@ -34,22 +45,27 @@
 
 #include "worker/kern/kern.h"
 
-/* X(form, code bytes of a row and block, f16 scales of a row and block) */
+/* X(form, code bytes, f16 scales, byte scales: of a row and block; f16 scales of a row and super-block) */
 #define CPU_INTEGER_FORMS(X) \
-    X(FORM_N4, 16, 1) \
-    X(FORM_N4M, 16, 2) \
-    X(FORM_N5, 20, 1) \
-    X(FORM_N5M, 20, 2) \
-    X(FORM_B6, 24, 2) \
-    X(FORM_B8, 32, 1)
+    X(FORM_N4, 16, 1, 0, 0) \
+    X(FORM_N4M, 16, 2, 0, 0) \
+    X(FORM_N5, 20, 1, 0, 0) \
+    X(FORM_N5M, 20, 2, 0, 0) \
+    X(FORM_B6, 24, 2, 0, 0) \
+    X(FORM_B8, 32, 1, 0, 0) \
+    X(FORM_K2, 8, 0, 2, 2) \
+    X(FORM_K3, 12, 0, 2, 1) \
+    X(FORM_T4, 16, 1, 0, 0) \
+    X(FORM_T4K, 16, 0, 1, 1) \
+    X(FORM_E4, 16, 0, 1, 0)
 #define CPU_FLOAT_FORMS(X) \
-    X(FORM_F32, 128, 0) \
-    X(FORM_F16, 64, 0) \
-    X(FORM_BF16, 64, 0)
+    X(FORM_F32, 128, 0, 0, 0) \
+    X(FORM_F16, 64, 0, 0, 0) \
+    X(FORM_BF16, 64, 0, 0, 0)
 #define CPU_FORMS(X) CPU_INTEGER_FORMS(X) CPU_FLOAT_FORMS(X)
 
 enum cpu_form {
-#define X(form, code_bytes, scales) form,
+#define X(form, code_bytes, halves, bytes, supers) form,
     CPU_FORMS(X)
 #undef X
         FORMS_COUNT
@@ -57,12 +73,46 @@ enum cpu_form {
 
 enum {
     BLOCK_COLS = 32,
+    SUPER_BLOCKS = 8, // blocks of a super-block
     GROUP_ROWS = 32,  // outputs of a piece of work; a multiple of every tile_rows
     KEY_BLOCK = 64,   // keys of a softmax step
     PARTITION = 256,  // keys whose softmax is summed on its own; a multiple of KEY_BLOCK
     QUERIES_MAX = 48, // query rows (rows x heads of a group) of an attention piece
     HEAD_DIMS_MAX = 256,
 };
+
+struct cpu_form_facts { // of a row; all 0 but code_bytes: a float form
+    uint32_t code_bytes;
+    uint32_t halves, bytes; // scales of a block
+    uint32_t supers;        // f16 scales of a super-block
+};
+
+static inline __attribute__((always_inline)) struct cpu_form_facts cpu_form_facts(enum cpu_form form)
+{
+    switch (form) {
+#define X(form, code_bytes, halves, bytes, supers) \
+    case form: return (struct cpu_form_facts){code_bytes, halves, bytes, supers};
+        CPU_FORMS(X)
+#undef X
+    case FORMS_COUNT: break;
+    }
+    return (struct cpu_form_facts){0};
+}
+
+/* From the first scale of a tile to what super-block `super` shares; its blocks' own scales follow. */
+static inline __attribute__((always_inline)) size_t cpu_super_at(struct cpu_form_facts facts,
+                                                                 uint32_t tile_rows, uint32_t super)
+{
+    return (size_t)super * tile_rows * (2 * facts.supers + SUPER_BLOCKS * (2 * facts.halves + facts.bytes));
+}
+
+/* From the first scale of a tile to the scales of a block: f16, then bytes. */
+static inline __attribute__((always_inline)) size_t cpu_scales_at(struct cpu_form_facts facts,
+                                                                  uint32_t tile_rows, uint32_t block)
+{
+    return cpu_super_at(facts, tile_rows, block / SUPER_BLOCKS) +
+           (size_t)tile_rows * (2 * facts.supers + block % SUPER_BLOCKS * (2 * facts.halves + facts.bytes));
+}
 
 struct cpu_packed { // one matrix in tiles
     enum cpu_form form;

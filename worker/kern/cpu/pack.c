@@ -2,6 +2,7 @@
 /* pack - file blocks to the tiles drawn in cpu.h, and single rows back (the embedding). Every type goes
  * through one picture of 32 columns: unsigned codes, scales, minimum. Layouts of the file blocks are drawn
  * in worker/kern/ref/dequant.c. */
+#include <math.h>
 #include <string.h>
 
 #include "common/base/check.h"
@@ -18,27 +19,23 @@ enum { // ids of the file
     TYPE_Q5_0 = 6,
     TYPE_Q5_1 = 7,
     TYPE_Q8_0 = 8,
+    TYPE_Q2_K = 10,
+    TYPE_Q3_K = 11,
     TYPE_Q4_K = 12,
     TYPE_Q5_K = 13,
     TYPE_Q6_K = 14,
+    TYPE_IQ4_NL = 20,
+    TYPE_IQ4_XS = 23,
     TYPE_BF16 = 30,
+    TYPE_MXFP4 = 39,
 };
-
-enum { SUPER_COLS = 256 };
 
 /* 32 columns of one row. */
 struct codes {
     uint8_t code[BLOCK_COLS];
     uint16_t scale[2]; // f16: d, and the minimum (N4M, N5M) or the d of columns 16..31 (B6)
-};
-
-static const struct {
-    uint16_t code_bytes; // of a row and block
-    uint16_t scales;
-} form_facts[FORMS_COUNT] = {
-#define X(form, code_bytes, scales) [form] = {code_bytes, scales},
-    CPU_FORMS(X)
-#undef X
+    uint8_t byte[2];   // of columns 0..15 and 16..31, or of all
+    uint16_t super[2]; // f16: d and minimum of the super-block
 };
 
 int cpu_form_of(uint32_t type, enum cpu_form *ret_form, struct err *err)
@@ -56,6 +53,11 @@ int cpu_form_of(uint32_t type, enum cpu_form *ret_form, struct err *err)
     case TYPE_Q5_K: form = FORM_N5M; break;
     case TYPE_Q6_K: form = FORM_B6; break;
     case TYPE_Q8_0: form = FORM_B8; break;
+    case TYPE_Q2_K: form = FORM_K2; break;
+    case TYPE_Q3_K: form = FORM_K3; break;
+    case TYPE_IQ4_NL: form = FORM_T4; break;
+    case TYPE_IQ4_XS: form = FORM_T4K; break;
+    case TYPE_MXFP4: form = FORM_E4; break;
     default: {
         const struct dequant_type *known = dequant_find(type);
         return ERR(err, ERR_UNSUPPORTED, "tensor type %u (%s) has no CPU kernel yet", type,
@@ -113,11 +115,40 @@ static void read_q6_k(const uint8_t *block, uint32_t sub, struct codes *ret)
     for (uint32_t i = 0; i < 2; i++) ret->scale[i] = half_f16_of_f32(d * (float)scales[sub * 2 + i]);
 }
 
+/* The two low bits of Q2_K and Q3_K. */
+static void read_pairs_of_bits(const uint8_t *qs, uint32_t sub, uint8_t *code)
+{
+    for (uint32_t j = 0; j < BLOCK_COLS; j++) code[j] = qs[sub / 4 * BLOCK_COLS + j] >> (sub % 4 * 2) & 3;
+}
+
+static void read_q2_k(const uint8_t *block, uint32_t sub, struct codes *ret)
+{
+    read_pairs_of_bits(block + 16, sub, ret->code);
+    memcpy(ret->byte, block + (size_t)sub * 2, 2);
+    ret->super[0] = read_u16(block + 80);
+    ret->super[1] = read_u16(block + 82) ^ 0x8000; // the minimum is subtracted
+}
+
+static void read_q3_k(const uint8_t *block, uint32_t sub, struct codes *ret)
+{
+    read_pairs_of_bits(block + 32, sub, ret->code);
+    for (uint32_t j = 0; j < BLOCK_COLS; j++) ret->code[j] |= (uint8_t)((block[j] >> sub & 1) << 2);
+    for (uint32_t i = 0; i < 2; i++) ret->byte[i] = (uint8_t)dequant_q3_scale(block + 96, sub * 2 + i);
+    ret->super[0] = read_u16(block + 108);
+}
+
+static void read_iq4_xs(const uint8_t *block, uint32_t sub, struct codes *ret)
+{
+    int low = block[4 + sub / 2] >> (sub % 2 * 4) & 15, high = read_u16(block + 2) >> (2 * sub) & 3;
+    read_nibbles(block + 8 + (size_t)sub * 16, ret->code);
+    ret->byte[0] = (uint8_t)((low | high << 4) - 32);
+    ret->super[0] = read_u16(block);
+}
+
 /* Columns 32 * block .. + 31 of a row of an integer type. */
 static void read_block(uint32_t type, const uint8_t *row, uint32_t block, struct codes *ret)
 {
-    uint32_t sub = block % (SUPER_COLS / BLOCK_COLS);
-    uint32_t super = block / (SUPER_COLS / BLOCK_COLS);
+    uint32_t sub = block % SUPER_BLOCKS, super = block / SUPER_BLOCKS;
     const uint8_t *p;
     switch (type) {
     case TYPE_Q4_0:
@@ -151,6 +182,18 @@ static void read_block(uint32_t type, const uint8_t *row, uint32_t block, struct
         read_k(p, p + 16, p + 48, sub, ret);
         return;
     case TYPE_Q6_K: read_q6_k(row + (size_t)super * 210, sub, ret); return;
+    case TYPE_Q2_K: read_q2_k(row + (size_t)super * 84, sub, ret); return;
+    case TYPE_Q3_K: read_q3_k(row + (size_t)super * 110, sub, ret); return;
+    case TYPE_IQ4_XS: read_iq4_xs(row + (size_t)super * 136, sub, ret); return;
+    case TYPE_IQ4_NL:
+        p = row + (size_t)block * 18;
+        read_nibbles(p + 2, ret->code);
+        break;
+    case TYPE_MXFP4:
+        p = row + (size_t)block * 17;
+        read_nibbles(p + 1, ret->code);
+        ret->byte[0] = p[0];
+        return;
     default: CHECK(!"integer type"); return;
     }
     ret->scale[0] = read_u16(p);
@@ -169,6 +212,11 @@ static void place(enum cpu_form form, const struct codes *codes, uint8_t byte_of
             at[group * vector_bytes] = (uint8_t)(code - 128 + byte_offset);
             continue;
         }
+        if (form == FORM_K2 || form == FORM_K3) {
+            at[group / 4 * vector_bytes] |= (uint8_t)((code & 3) << (group % 4 * 2));
+            if (form == FORM_K3) at[2 * vector_bytes] |= (uint8_t)(code >> 2 << group);
+            continue;
+        }
         at[group / 2 * vector_bytes] |= (uint8_t)((code & 15) << (group % 2 * 4));
         uint8_t *high = at + 4 * vector_bytes;
         if (form == FORM_N5 || form == FORM_N5M) *high |= (uint8_t)(code >> 4 << group);
@@ -183,6 +231,10 @@ static uint8_t pick(enum cpu_form form, const uint8_t *lane, uint8_t byte_offset
     uint32_t group = j / 4;
     const uint8_t *at = lane + j % 4;
     if (form == FORM_B8) return (uint8_t)(at[group * vector_bytes] + 128 - byte_offset);
+    if (form == FORM_K2 || form == FORM_K3) {
+        int low = at[group / 4 * vector_bytes] >> (group % 4 * 2) & 3;
+        return (uint8_t)(form == FORM_K2 ? low : low | (at[2 * vector_bytes] >> group & 1) << 2);
+    }
     uint8_t code = at[group / 2 * vector_bytes] >> (group % 2 * 4) & 15;
     const uint8_t *high = at + 4 * vector_bytes;
     if (form == FORM_N5 || form == FORM_N5M) code |= (uint8_t)((*high >> group & 1) << 4);
@@ -192,7 +244,8 @@ static uint8_t pick(enum cpu_form form, const uint8_t *lane, uint8_t byte_offset
 
 static bool form_is_float(enum cpu_form form)
 {
-    return form_facts[form].scales == 0;
+    struct cpu_form_facts facts = cpu_form_facts(form);
+    return facts.halves == 0 && facts.bytes == 0;
 }
 
 int cpu_pack_plan(const struct kern_matrix *matrix, const struct cpu_level *level,
@@ -207,8 +260,11 @@ int cpu_pack_plan(const struct kern_matrix *matrix, const struct cpu_level *leve
         return ERR(err, ERR_FORMAT, "%s matrix of %u x %u", type->name, matrix->rows, matrix->cols);
     packed.block_count = (matrix->cols + BLOCK_COLS - 1) / BLOCK_COLS;
     packed.tile_count = (matrix->rows + level->tile_rows - 1) / level->tile_rows;
-    size_t row_block_bytes = form_facts[packed.form].code_bytes + 2u * form_facts[packed.form].scales;
-    size_t bytes = row_block_bytes * packed.block_count * level->tile_rows;
+    struct cpu_form_facts facts = cpu_form_facts(packed.form);
+    CHECK(facts.supers == 0 || packed.block_count % SUPER_BLOCKS == 0);
+    size_t bytes = (size_t)facts.code_bytes * packed.block_count * level->tile_rows +
+                   cpu_scales_at(facts, level->tile_rows, packed.block_count) -
+                   (size_t)2 * facts.supers * level->tile_rows; // no super-block follows
     packed.tile_bytes = (bytes + CACHELINE_BYTES - 1) / CACHELINE_BYTES * CACHELINE_BYTES;
     *ret_packed = packed;
     return 0;
@@ -226,15 +282,19 @@ static void pack_integer_row(const struct kern_matrix *matrix, const uint8_t *ro
                              const struct cpu_packed *packed, uint32_t r, uint8_t *tile)
 {
     size_t vector_bytes = (size_t)packed->tile_rows * 4;
-    size_t code_bytes = (size_t)form_facts[packed->form].code_bytes * packed->tile_rows;
-    uint32_t scales = form_facts[packed->form].scales;
-    uint8_t *scale_at = tile + code_bytes * packed->block_count;
+    const struct cpu_form_facts facts = cpu_form_facts(packed->form);
+    size_t code_bytes = (size_t)facts.code_bytes * packed->tile_rows, rows = packed->tile_rows;
+    uint8_t *scales = tile + code_bytes * packed->block_count;
     for (uint32_t b = 0; b < packed->block_count; b++) {
         struct codes codes;
         read_block(matrix->type, row, b, &codes);
         place(packed->form, &codes, byte_offset, vector_bytes, tile + b * code_bytes + (size_t)r * 4);
-        for (uint32_t s = 0; s < scales; s++)
-            memcpy(scale_at + (((size_t)b * scales + s) * packed->tile_rows + r) * 2, &codes.scale[s], 2);
+        uint8_t *super = scales + cpu_super_at(facts, packed->tile_rows, b / SUPER_BLOCKS);
+        uint8_t *own = scales + cpu_scales_at(facts, packed->tile_rows, b);
+        for (uint32_t s = 0; s < facts.supers && b % SUPER_BLOCKS == 0; s++)
+            memcpy(super + (s * rows + r) * 2, &codes.super[s], 2);
+        for (uint32_t s = 0; s < facts.halves; s++) memcpy(own + (s * rows + r) * 2, &codes.scale[s], 2);
+        for (uint32_t s = 0; s < facts.bytes; s++) own[(2 * facts.halves + s) * rows + r] = codes.byte[s];
     }
 }
 
@@ -264,10 +324,48 @@ static float float_at(enum cpu_form form, const uint8_t *tile, size_t index)
     return form == FORM_F16 ? half_f32_of_f16(half) : half_f32_of_bf16(half);
 }
 
+/* Factor and addend of the values of block b, half h, of a row: f16 scales of the super-block, then the block's
+ * own, at the row's place. */
+static void unpack_scales(const struct cpu_packed *packed, const uint8_t *scales, uint32_t r, uint32_t b,
+                          uint32_t h, float *ret_d, float *ret_minimum)
+{
+    const struct cpu_form_facts facts = cpu_form_facts(packed->form);
+    size_t rows = packed->tile_rows;
+    const uint8_t *super = scales + cpu_super_at(facts, packed->tile_rows, b / SUPER_BLOCKS) + (size_t)r * 2;
+    const uint8_t *own = scales + cpu_scales_at(facts, packed->tile_rows, b);
+    const uint8_t *halves = own + (size_t)r * 2, *byte = own + 2 * facts.halves * rows + r;
+    float d = facts.supers > 0 ? half_f32_of_f16(read_u16(super)) : 1;
+    *ret_minimum = 0;
+    switch (packed->form) {
+    case FORM_N4M:
+    case FORM_N5M:
+        *ret_d = half_f32_of_f16(read_u16(halves));
+        *ret_minimum = half_f32_of_f16(read_u16(halves + 2 * rows));
+        return;
+    case FORM_K2:
+        *ret_d = d * (float)(byte[h * rows] & 15);
+        *ret_minimum = half_f32_of_f16(read_u16(super + 2 * rows)) * (float)(byte[h * rows] >> 4);
+        return;
+    case FORM_K3: *ret_d = d * (float)(int8_t)byte[h * rows]; return;
+    case FORM_T4K: *ret_d = d * (float)(int8_t)byte[0]; return;
+    case FORM_E4: *ret_d = byte[0] == 255 ? 0x1.0p127f : ldexpf(1, byte[0] - 128); return;
+    case FORM_B6: *ret_d = half_f32_of_f16(read_u16(halves + h * 2 * rows)); return;
+    default: *ret_d = half_f32_of_f16(read_u16(halves)); return;
+    }
+}
+
+/* What a code of the form stands for, before scales. */
+static float code_value(enum cpu_form form, uint8_t code)
+{
+    static const int centres[FORMS_COUNT] = {
+        [FORM_N4] = 8, [FORM_N5] = 16, [FORM_B6] = 32, [FORM_B8] = 128, [FORM_K3] = 4};
+    if (form == FORM_T4 || form == FORM_T4K) return dequant_iq4_values[code];
+    if (form == FORM_E4) return dequant_e2m1_doubled[code];
+    return (float)(code - centres[form]);
+}
+
 void cpu_unpack_row(const struct cpu_packed *packed, uint8_t byte_offset, uint32_t row, float *out)
 {
-    static const float centres[FORMS_COUNT] = {
-        [FORM_N4] = 8, [FORM_N5] = 16, [FORM_B6] = 32, [FORM_B8] = 128};
     CHECK(row < packed->rows);
     const uint8_t *tile = packed->data + row / packed->tile_rows * packed->tile_bytes;
     uint32_t r = row % packed->tile_rows;
@@ -276,20 +374,17 @@ void cpu_unpack_row(const struct cpu_packed *packed, uint8_t byte_offset, uint32
             out[k] = float_at(packed->form, tile, (size_t)k * packed->tile_rows + r);
         return;
     }
-    size_t code_bytes = (size_t)form_facts[packed->form].code_bytes * packed->tile_rows;
-    uint32_t scales = form_facts[packed->form].scales;
-    const uint16_t *scale_at = (const uint16_t *)(const void *)(tile + code_bytes * packed->block_count) + r;
-    float centre = centres[packed->form];
-    bool has_min = packed->form == FORM_N4M || packed->form == FORM_N5M;
+    size_t code_bytes = (size_t)cpu_form_facts(packed->form).code_bytes * packed->tile_rows;
+    const uint8_t *scales = tile + code_bytes * packed->block_count;
     for (uint32_t b = 0; b < packed->block_count; b++) {
-        float d[2];
-        for (uint32_t s = 0; s < scales; s++)
-            d[s] = half_f32_of_f16(scale_at[((size_t)b * scales + s) * packed->tile_rows]);
         const uint8_t *lane = tile + b * code_bytes + (size_t)r * 4;
-        for (uint32_t j = 0; j < BLOCK_COLS; j++) {
-            float code = pick(packed->form, lane, byte_offset, (size_t)packed->tile_rows * 4, j);
-            float scale = packed->form == FORM_B6 ? d[j / 16] : d[0];
-            out[b * BLOCK_COLS + j] = has_min ? scale * code + d[1] : scale * (code - centre);
+        for (uint32_t h = 0; h < 2; h++) {
+            float d, minimum;
+            unpack_scales(packed, scales, r, b, h, &d, &minimum);
+            for (uint32_t j = h * 16; j < h * 16 + 16; j++) {
+                uint8_t code = pick(packed->form, lane, byte_offset, (size_t)packed->tile_rows * 4, j);
+                out[b * BLOCK_COLS + j] = d * code_value(packed->form, code) + minimum;
+            }
         }
     }
 }

@@ -13,34 +13,51 @@
 #include "common/base/check.h"
 #include "common/base/limits.h"
 #include "worker/kern/cpu/cpu.h"
+#include "worker/kern/ref/dequant.h"
 
 enum { VECTOR_BYTES = LANES * 4 };
 
 /* How a product reads its operands; a constant everywhere it is used, so that each kind becomes its own
  * straight code. */
 struct kind {
-    int bits;     // of a code; 8: bytes
-    bool panel;   // codes unpacked, scales in f32
-    bool has_min; // packed scales hold a minimum; else it is -centre * d
-    bool wide;    // activations of two bytes
-    int centre;   // 0: codes are signed, there is no minimum at all
+    enum cpu_form form;
+    int bits;             // of a stored code; 8: bytes
+    const uint8_t *table; // codes that the stored ones stand for; NULL: themselves
+    int product_bits;     // of a code as it is multiplied; 8: bytes, signed where BYTE_OFFSET is 0
+    int halves;           // scales of a block
+    bool panel;           // codes unpacked, scales in f32
+    bool has_min;         // packed scales hold a minimum; else it is -centre * d
+    bool wide;            // activations of two bytes
+    int centre;           // 0: codes are signed, there is no minimum at all
 };
+
+enum { E2M1_CENTRE = 12 }; // makes the doubled values codes of 5 bits, [0, 24]
+
+#define X(value) (uint8_t)((value) + BYTE_OFFSET),
+static const uint8_t iq4_table[16] = {DEQUANT_IQ4_VALUES(X)};
+#undef X
+#define X(value) (uint8_t)((value) + E2M1_CENTRE),
+static const uint8_t e2m1_table[16] = {DEQUANT_E2M1_DOUBLED(X)};
+#undef X
 
 INLINE struct kind kind_of(enum cpu_form form, bool wide)
 {
+    struct kind kind = {.form = form, .wide = wide, .halves = 1, .bits = 4};
     switch (form) {
-    case FORM_N4: return (struct kind){.bits = 4, .centre = 8, .wide = wide};
-    case FORM_N4M: return (struct kind){.bits = 4, .has_min = true, .wide = wide};
-    case FORM_N5: return (struct kind){.bits = 5, .centre = 16, .wide = wide};
-    case FORM_N5M: return (struct kind){.bits = 5, .has_min = true, .wide = wide};
-    case FORM_B6: return (struct kind){.bits = 6, .centre = 32, .wide = wide};
-    default: return (struct kind){.bits = 8, .centre = BYTE_OFFSET, .wide = wide};
+    case FORM_N4: kind.centre = 8; break;
+    case FORM_N4M: kind.has_min = true; break;
+    case FORM_N5: kind.bits = 5, kind.centre = 16; break;
+    case FORM_N5M: kind.bits = 5, kind.has_min = true; break;
+    case FORM_B6: kind.bits = 6, kind.centre = 32, kind.halves = 2; break;
+    case FORM_K2: kind.bits = 2, kind.has_min = true, kind.halves = 2; break;
+    case FORM_K3: kind.bits = 3, kind.centre = 4, kind.halves = 2; break;
+    case FORM_T4:
+    case FORM_T4K: kind.table = iq4_table, kind.product_bits = 8, kind.centre = BYTE_OFFSET; break;
+    case FORM_E4: kind.table = e2m1_table, kind.product_bits = 5, kind.centre = E2M1_CENTRE; break;
+    default: kind.bits = 8, kind.centre = BYTE_OFFSET; break;
     }
-}
-
-INLINE int kind_halves(struct kind kind) // scales of a block
-{
-    return kind.bits == 6 ? 2 : 1;
+    if (kind.product_bits == 0) kind.product_bits = kind.bits;
+    return kind;
 }
 
 INLINE size_t kind_code_bytes(struct kind kind) // of a block of a tile
@@ -48,15 +65,23 @@ INLINE size_t kind_code_bytes(struct kind kind) // of a block of a tile
     return (size_t)(kind.panel ? 8 : kind.bits) * VECTOR_BYTES;
 }
 
+/* Of a block, with its part of the super-block's. */
 INLINE size_t kind_scale_bytes(struct kind kind)
 {
-    if (kind.panel) return (size_t)kind_halves(kind) * 2 * LANES * sizeof(float);
-    return (size_t)(kind_halves(kind) + kind.has_min) * LANES * sizeof(uint16_t);
+    if (kind.panel) return (size_t)kind.halves * 2 * LANES * sizeof(float);
+    struct cpu_form_facts facts = cpu_form_facts(kind.form);
+    return (facts.halves * 2 + facts.bytes) * LANES + facts.supers * 2 * LANES / SUPER_BLOCKS;
 }
 
 INLINE int kind_sum_groups(struct kind kind)
 {
-    return kind.bits == 6 ? SUM_GROUPS_6 : kind.bits == 5 ? SUM_GROUPS_5 : SUM_GROUPS_4;
+    return kind.product_bits == 6 ? SUM_GROUPS_6 : kind.product_bits == 5 ? SUM_GROUPS_5 : SUM_GROUPS_4;
+}
+
+/* Bytes times wide activations, where 16-bit products cost less than two byte products. */
+INLINE bool kind_words(struct kind kind)
+{
+    return WORD_PRODUCTS && kind.product_bits == 8 && kind.wide;
 }
 
 INLINE size_t kind_block_bytes(struct kind kind) // of activations
@@ -74,12 +99,17 @@ INLINE const struct cpu_scales *kind_scales(struct kind kind, const uint8_t *x)
 INLINE vcode group_codes(struct kind kind, const uint8_t *codes, int g)
 {
     if (kind.panel || kind.bits == 8) return code_load(codes + g * VECTOR_BYTES);
+    if (kind.bits < 4) {
+        vcode low = code_bits(code_load(codes + g / 4 * VECTOR_BYTES), g % 4 * 2, 2, 0);
+        return kind.bits == 2 ? low : code_or(low, code_bits(code_load(codes + 2 * VECTOR_BYTES), g, 1, 2));
+    }
     vcode pair = code_load(codes + g / 2 * VECTOR_BYTES);
     vcode nibbles = g % 2 == 0 ? code_low_nibbles(pair) : code_high_nibbles(pair);
     const uint8_t *high = codes + 4 * VECTOR_BYTES;
-    if (kind.bits == 5) return code_add_high(nibbles, code_load(high), g, 1);
-    if (kind.bits == 6) return code_add_high(nibbles, code_load(high + g / 4 * VECTOR_BYTES), g % 4 * 2, 2);
-    return nibbles;
+    if (kind.bits == 5) return code_or(nibbles, code_bits(code_load(high), g, 1, 4));
+    if (kind.bits == 6)
+        return code_or(nibbles, code_bits(code_load(high + g / 4 * VECTOR_BYTES), g % 4 * 2, 2, 4));
+    return kind.table != NULL ? code_lookup(kind.table, nibbles) : nibbles;
 }
 
 /* Integer sums of groups [g_first, g_end) of one block for a cell. Wide rows take two places: the sums of their
@@ -110,7 +140,7 @@ INLINE void sum_groups(struct kind kind, int tiles, int rows, int g_first, int g
             vcode a = activation_load((const int8_t *)four + g * 4);
             UNROLL for (int t = 0; t < tiles; t++)
             {
-                if (kind.bits == 8) {
+                if (kind.product_bits == 8) {
                     sums[t][p] = sum_add_bytes(sums[t][p], w[t], a);
                     continue;
                 }
@@ -121,23 +151,47 @@ INLINE void sum_groups(struct kind kind, int tiles, int rows, int g_first, int g
     }
 }
 
-/* d and minimum of a block (half h of it) of one tile. */
-INLINE void read_scales(struct kind kind, const uint8_t *scales, int h, vf *ret_d, vf *ret_minimum)
+INLINE const uint16_t *f16_at(const uint8_t *scales)
+{
+    return (const uint16_t *)(const void *)scales;
+}
+
+/* 2^(e - 128) of bytes e: one exponent less than the float with these exponent bits. e = 0 and 1 give
+ * subnormals, 255 counts as 2^127. */
+INLINE vf power_scales(const uint8_t *exponents)
+{
+    vf twice = vf_load_exponents(exponents);
+    return vf_min(vf_max(vf_mul(twice, vf_set1(0.5f)), vf_set1(0x1.0p-128f)), vf_set1(0x1.0p127f));
+}
+
+/* d and minimum of block b (half h of it) of one tile, from the tile's first scale. */
+INLINE void read_scales(struct kind kind, const uint8_t *scales, uint32_t b, int h, vf *ret_d,
+                        vf *ret_minimum)
 {
     if (kind.panel) {
-        const float *f32 = (const float *)(const void *)scales + h * 2 * LANES;
+        const float *f32 = (const float *)(const void *)(scales + b * kind_scale_bytes(kind)) + h * 2 * LANES;
         *ret_d = vf_load(f32);
         *ret_minimum = vf_load(f32 + LANES);
         return;
     }
-    const uint16_t *f16 = (const uint16_t *)(const void *)scales;
-    *ret_d = vf_load_f16(f16 + h * LANES);
-    *ret_minimum = kind.has_min ? vf_load_f16(f16 + LANES) : vf_mul(*ret_d, vf_set1((float)-kind.centre));
+    const struct cpu_form_facts facts = cpu_form_facts(kind.form);
+    const uint16_t *super = f16_at(scales + cpu_super_at(facts, LANES, b / SUPER_BLOCKS));
+    const uint8_t *own = scales + cpu_scales_at(facts, LANES, b);
+    if (kind.form == FORM_K2) { // scale and minimum are the nibbles of a byte
+        *ret_d = vf_mul(vf_load_f16(super), vf_load_low_nibbles(own + h * LANES));
+        *ret_minimum = vf_mul(vf_load_f16(super + LANES), vf_load_high_nibbles(own + h * LANES));
+        return;
+    }
+    if (facts.supers > 0) *ret_d = vf_mul(vf_load_f16(super), vf_load_i8(own + h * LANES));
+    else if (kind.form == FORM_E4) *ret_d = power_scales(own);
+    else *ret_d = vf_load_f16(f16_at(own) + h * LANES);
+    *ret_minimum = kind.has_min ? vf_load_f16(f16_at(own) + LANES)
+                                : vf_mul(*ret_d, vf_set1((float)-kind.centre));
 }
 
-/* Sums of a block of bytes with wide activations, where 16-bit products cost less than two byte products. */
-INLINE void sum_words(int tiles, int rows, const uint8_t *const *codes, const uint8_t *const *x,
-                      vsum sums[CELL_TILES][CELL_ROWS])
+/* Sums of a block of bytes with wide activations; see kind_words. */
+INLINE void sum_words(struct kind kind, int tiles, int rows, const uint8_t *const *codes,
+                      const uint8_t *const *x, vsum sums[CELL_TILES][CELL_ROWS])
 {
     vword words[CELL_TILES][CELL_ROWS];
     UNROLL for (int t = 0; t < tiles; t++)
@@ -148,7 +202,8 @@ INLINE void sum_words(int tiles, int rows, const uint8_t *const *codes, const ui
     {
         UNROLL for (int t = 0; t < tiles; t++)
         {
-            vword_codes w = word_codes_load(codes[t] + g * VECTOR_BYTES);
+            vword_codes w = kind.panel || kind.bits == 8 ? word_codes_load(codes[t] + g * VECTOR_BYTES)
+                                                         : word_codes_of(group_codes(kind, codes[t], g));
             UNROLL for (int r = 0; r < rows; r++)
             {
                 const int16_t *words_of_row =
@@ -163,15 +218,15 @@ INLINE void sum_words(int tiles, int rows, const uint8_t *const *codes, const ui
     }
 }
 
-/* Adds block after block to f. codes, scales: of the first block of each tile; x: of each row. ahead: what to
+/* Adds block after block to f. codes, x: of the first block of each tile and row; scales: of each tile. ahead: what to
  * bring into the cache meanwhile, as many bytes as are read here. It must go through memory in one line:
  * asking for the tiles' streams in turn, as they are read, reached 12 GB/s where one line reaches 19
  * (of 22 that a Zen 3 core can read). */
 INLINE void add_blocks(struct kind kind, int tiles, int rows, uint32_t block_count, const uint8_t **codes,
-                       const uint8_t **scales, const uint8_t **x, const uint8_t *ahead,
+                       const uint8_t *const *scales, const uint8_t **x, const uint8_t *ahead,
                        vf f[CELL_TILES][CELL_ROWS])
 {
-    const int halves = kind_halves(kind);
+    const int halves = kind.halves;
     const size_t ahead_bytes = (size_t)tiles * (kind_code_bytes(kind) + kind_scale_bytes(kind));
     for (uint32_t b = 0; b < block_count; b++) {
         if (!kind.panel) { // panels are in the cache; panel_rows looks ahead for them
@@ -181,17 +236,17 @@ INLINE void add_blocks(struct kind kind, int tiles, int rows, uint32_t block_cou
         UNROLL for (int h = 0; h < halves; h++)
         {
             vsum sums[CELL_TILES][CELL_ROWS];
-            if (WORD_PRODUCTS && kind.bits == 8 && kind.wide) sum_words(tiles, rows, codes, x, sums);
+            if (kind_words(kind)) sum_words(kind, tiles, rows, codes, x, sums);
             else sum_groups(kind, tiles, rows, h * 8 / halves, (h + 1) * 8 / halves, codes, x, sums);
             UNROLL for (int t = 0; t < tiles; t++)
             {
                 vf d, minimum;
-                read_scales(kind, scales[t], h, &d, &minimum);
+                read_scales(kind, scales[t], b, h, &d, &minimum);
                 UNROLL for (int r = 0; r < rows; r++)
                 {
                     const struct cpu_scales *xs = kind_scales(kind, x[r]);
                     vsum sum = sums[t][r];
-                    if (kind.wide && !(WORD_PRODUCTS && kind.bits == 8))
+                    if (kind.wide && !kind_words(kind))
                         sum = sum_of_bytes(sums[t][r * 2], sums[t][r * 2 + 1]);
                     f[t][r] = vf_fma(vf_of_sum(sum), vf_mul(d, vf_set1(xs->scale)), f[t][r]);
                     if (kind.has_min || kind.centre != 0)
@@ -199,11 +254,7 @@ INLINE void add_blocks(struct kind kind, int tiles, int rows, uint32_t block_cou
                 }
             }
         }
-        UNROLL for (int t = 0; t < tiles; t++)
-        {
-            codes[t] += kind_code_bytes(kind);
-            scales[t] += kind_scale_bytes(kind);
-        }
+        UNROLL for (int t = 0; t < tiles; t++) codes[t] += kind_code_bytes(kind);
         UNROLL for (int r = 0; r < rows; r++) x[r] += kind_block_bytes(kind);
     }
 }
@@ -234,7 +285,7 @@ struct panel {
 INLINE void unpack_panel(struct kind kind, const struct cpu_packed *weight, uint32_t tile,
                          uint32_t block_first, uint32_t block_count, struct panel *panel)
 {
-    const int halves = kind_halves(kind);
+    const int halves = kind.halves;
     for (uint32_t t = 0; t < CELL_TILES; t++) {
         const uint8_t *codes = weight->data + (tile + t) * weight->tile_bytes;
         const uint8_t *scales = codes + kind_code_bytes(kind) * weight->block_count;
@@ -246,7 +297,7 @@ INLINE void unpack_panel(struct kind kind, const struct cpu_packed *weight, uint
             {
                 vf d, minimum;
                 float *to = panel->scales[t] + (b * (uint32_t)halves + (uint32_t)h) * 2 * LANES;
-                read_scales(kind, scales + (block_first + b) * kind_scale_bytes(kind), h, &d, &minimum);
+                read_scales(kind, scales, block_first + b, h, &d, &minimum);
                 vf_store(to, d);
                 vf_store(to + LANES, minimum);
             }
@@ -414,10 +465,10 @@ INLINE void product_rows(enum cpu_form form, bool wide, int tiles, const struct 
         for (; t < tile_count; t++) \
             product_rows(form, wide, 1, weight, tile_first + t, input, row, row_count, out + t * LANES); \
     }
-#define X(form, code_bytes, scales) DEFINE_PRODUCT(form, false)
+#define X(form, code_bytes, halves, bytes, supers) DEFINE_PRODUCT(form, false)
 CPU_FORMS(X)
 #undef X
-#define X(form, code_bytes, scales) DEFINE_PRODUCT(form, true)
+#define X(form, code_bytes, halves, bytes, supers) DEFINE_PRODUCT(form, true)
 CPU_INTEGER_FORMS(X)
 #undef X
 
@@ -429,14 +480,14 @@ static void product(const struct cpu_packed *weight, uint32_t tile_first, uint32
     CHECK(tile_count * LANES <= GROUP_ROWS);
     bool wide = input->wide_blocks != NULL;
     switch (weight->form) {
-#define X(form, code_bytes, scales) \
+#define X(form, code_bytes, halves, bytes, supers) \
     case form: \
         if (wide) product_##form##_true(weight, tile_first, tile_count, input, row_first, row_count, out); \
         else product_##form##_false(weight, tile_first, tile_count, input, row_first, row_count, out); \
         return;
         CPU_INTEGER_FORMS(X)
 #undef X
-#define X(form, code_bytes, scales) \
+#define X(form, code_bytes, halves, bytes, supers) \
     case form: \
         product_##form##_false(weight, tile_first, tile_count, input, row_first, row_count, out); \
         return;

@@ -136,6 +136,28 @@ INLINE vf vf_of_sum(vsum a)
 {
     return _mm256_cvtepi32_ps(a);
 }
+/* LANES bytes, signed; the low or the high nibbles of bytes */
+INLINE vf vf_load_i8(const uint8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
+}
+INLINE vsum sum_load_u8(const uint8_t *p)
+{
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p));
+}
+INLINE vf vf_load_low_nibbles(const uint8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_and_si256(sum_load_u8(p), _mm256_set1_epi32(15)));
+}
+INLINE vf vf_load_high_nibbles(const uint8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_srli_epi32(sum_load_u8(p), 4));
+}
+/* Floats whose exponent bits are the bytes, fractions 0. */
+INLINE vf vf_load_exponents(const uint8_t *p)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(sum_load_u8(p), 23));
+}
 
 /* x: 32 floats in [-127, 127] after scaling by `inverse`; out: rounded to nearest even. ret_sums: sums of codes
  * 0..15 and 16..31. */
@@ -193,12 +215,21 @@ INLINE vcode code_high_nibbles(vcode v)
 {
     return _mm256_and_si256(_mm256_srli_epi16(v, 4), _mm256_set1_epi8(15));
 }
-/* Bits [bit, bit + width) of each byte, moved to bits 4 and up, on top of the nibbles. */
-INLINE vcode code_add_high(vcode nibbles, vcode v, int bit, int width)
+/* Bits [bit, bit + width) of each byte, moved to bits `to` and up. */
+INLINE vcode code_bits(vcode v, int bit, int width, int to)
 {
-    vcode moved = bit <= 4 ? _mm256_slli_epi16(v, 4 - bit) : _mm256_srli_epi16(v, bit - 4);
-    vcode mask = _mm256_set1_epi8((char)(((1 << width) - 1) << 4));
-    return _mm256_or_si256(nibbles, _mm256_and_si256(moved, mask));
+    vcode moved = bit <= to ? _mm256_slli_epi16(v, to - bit) : _mm256_srli_epi16(v, bit - to);
+    return _mm256_and_si256(moved, _mm256_set1_epi8((char)(((1 << width) - 1) << to)));
+}
+INLINE vcode code_or(vcode a, vcode b)
+{
+    return _mm256_or_si256(a, b);
+}
+/* table[index] of each byte; indexes below 16 */
+INLINE vcode code_lookup(const uint8_t table[16], vcode indexes)
+{
+    __m128i values = _mm_loadu_si128((const __m128i *)(const void *)table);
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(values), indexes);
 }
 INLINE vcode activation_load(const int8_t *p) // 4 codes, to all lanes
 {
@@ -251,6 +282,11 @@ INLINE vword_codes word_codes_load(const uint8_t *p)
 {
     return (vword_codes){_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)p)),
                          _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(p + 16)))};
+}
+INLINE vword_codes word_codes_of(vcode codes)
+{
+    return (vword_codes){_mm256_cvtepi8_epi16(_mm256_castsi256_si128(codes)),
+                         _mm256_cvtepi8_epi16(_mm256_extracti128_si256(codes, 1))};
 }
 INLINE vword word_add(vword sums, vword_codes codes, const int16_t *activations) // 4 of them, to all lanes
 {

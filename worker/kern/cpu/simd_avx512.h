@@ -136,6 +136,28 @@ INLINE vf vf_of_sum(vsum a)
 {
     return _mm512_cvtepi32_ps(a);
 }
+/* LANES bytes, signed; the low or the high nibbles of bytes */
+INLINE vf vf_load_i8(const uint8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+}
+INLINE vsum sum_load_u8(const uint8_t *p)
+{
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+INLINE vf vf_load_low_nibbles(const uint8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_and_si512(sum_load_u8(p), _mm512_set1_epi32(15)));
+}
+INLINE vf vf_load_high_nibbles(const uint8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_srli_epi32(sum_load_u8(p), 4));
+}
+/* Floats whose exponent bits are the bytes, fractions 0. */
+INLINE vf vf_load_exponents(const uint8_t *p)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(sum_load_u8(p), 23));
+}
 
 INLINE int32_t sum_reduce(vsum a)
 {
@@ -184,13 +206,22 @@ INLINE vcode code_high_nibbles(vcode v)
 {
     return _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi32(0x0F0F0F0F));
 }
-/* Bits [bit, bit + width) of each byte, moved to bits 4 and up, on top of the nibbles. */
-INLINE vcode code_add_high(vcode nibbles, vcode v, int bit, int width)
+/* Bits [bit, bit + width) of each byte, moved to bits `to` and up. */
+INLINE vcode code_bits(vcode v, int bit, int width, int to)
 {
-    vcode moved = bit <= 4 ? _mm512_slli_epi16(v, (unsigned)(4 - bit))
-                           : _mm512_srli_epi16(v, (unsigned)(bit - 4));
-    vcode mask = _mm512_set1_epi32(((1 << width) - 1) * 0x10101010);
-    return _mm512_or_si512(nibbles, _mm512_and_si512(moved, mask));
+    vcode moved = bit <= to ? _mm512_slli_epi16(v, (unsigned)(to - bit))
+                            : _mm512_srli_epi16(v, (unsigned)(bit - to));
+    return _mm512_and_si512(moved, _mm512_set1_epi32(((1 << width) - 1) * (0x01010101 << to)));
+}
+INLINE vcode code_or(vcode a, vcode b)
+{
+    return _mm512_or_si512(a, b);
+}
+/* table[index] of each byte; indexes below 16 */
+INLINE vcode code_lookup(const uint8_t table[16], vcode indexes)
+{
+    __m128i values = _mm_loadu_si128((const __m128i *)(const void *)table);
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(values), indexes);
 }
 INLINE vcode activation_load(const int8_t *p) // 4 codes, to all lanes
 {
@@ -233,6 +264,10 @@ INLINE vword_codes word_codes_load(const uint8_t *p)
 {
     (void)p;
     return sum_zero();
+}
+INLINE vword_codes word_codes_of(vcode codes)
+{
+    return codes;
 }
 INLINE vword word_add(vword sums, vword_codes codes, const int16_t *activations)
 {

@@ -35,6 +35,8 @@ typedef int32_t vpart __attribute__((vector_size(8 * LANES))); // a lane's even 
 typedef int16_t vcode __attribute__((vector_size(8 * LANES))); // LANES x 4 codes
 typedef uint8_t bytes_of_codes __attribute__((vector_size(4 * LANES)));
 typedef uint16_t halves_of_lanes __attribute__((vector_size(2 * LANES)));
+typedef uint8_t bytes_of_lanes __attribute__((vector_size(LANES)));
+typedef int8_t signed_bytes_of_lanes __attribute__((vector_size(LANES)));
 typedef uint32_t bits_of_lanes __attribute__((vector_size(4 * LANES)));
 
 INLINE vf vf_zero(void)
@@ -145,6 +147,32 @@ INLINE vf vf_of_sum(vsum a)
 {
     return __builtin_convertvector(a, vf);
 }
+/* LANES bytes, signed; the low or the high nibbles of bytes */
+INLINE vf vf_load_i8(const uint8_t *p)
+{
+    signed_bytes_of_lanes bytes;
+    memcpy(&bytes, p, sizeof(bytes));
+    return __builtin_convertvector(bytes, vf);
+}
+INLINE vsum sum_load_u8(const uint8_t *p)
+{
+    bytes_of_lanes bytes;
+    memcpy(&bytes, p, sizeof(bytes));
+    return __builtin_convertvector(bytes, vsum);
+}
+INLINE vf vf_load_low_nibbles(const uint8_t *p)
+{
+    return vf_of_sum(sum_load_u8(p) & 15);
+}
+INLINE vf vf_load_high_nibbles(const uint8_t *p)
+{
+    return vf_of_sum(sum_load_u8(p) >> 4);
+}
+/* Floats whose exponent bits are the bytes, fractions 0. */
+INLINE vf vf_load_exponents(const uint8_t *p)
+{
+    return (vf)(sum_load_u8(p) << 23);
+}
 
 /* x: 32 floats in [-127, 127] after scaling by `inverse`; out: rounded to nearest even. ret_sums: sums of codes
  * 0..15 and 16..31. */
@@ -194,10 +222,20 @@ INLINE vcode code_high_nibbles(vcode v)
 {
     return v >> 4;
 }
-/* Bits [bit, bit + width) of each code, moved to bits 4 and up, on top of the nibbles. */
-INLINE vcode code_add_high(vcode nibbles, vcode v, int bit, int width)
+/* Bits [bit, bit + width) of each code, moved to bits `to` and up. */
+INLINE vcode code_bits(vcode v, int bit, int width, int to)
 {
-    return nibbles | (v >> bit & (int16_t)((1 << width) - 1)) << 4;
+    return (v >> bit & (int16_t)((1 << width) - 1)) << to;
+}
+INLINE vcode code_or(vcode a, vcode b)
+{
+    return a | b;
+}
+/* table[index] of each code; indexes below 16 */
+INLINE vcode code_lookup(const uint8_t table[16], vcode indexes)
+{
+    for (int i = 0; i < 4 * LANES; i++) indexes[i] = table[indexes[i]];
+    return indexes;
 }
 INLINE vcode activation_load(const int8_t *p) // 4 codes, to all lanes
 {
@@ -244,6 +282,11 @@ INLINE vword word_zero(void)
 INLINE vword_codes word_codes_load(const uint8_t *p)
 {
     (void)p;
+    return sum_zero();
+}
+INLINE vword_codes word_codes_of(vcode codes)
+{
+    (void)codes;
     return sum_zero();
 }
 INLINE vword word_add(vword sums, vword_codes codes, const int16_t *activations)

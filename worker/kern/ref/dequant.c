@@ -10,8 +10,10 @@
 /* Elements of a "32" block lie as nibbles: byte j holds element j below and element j + 16 above. */
 enum { HALF_BLOCK = 16 };
 
-const int8_t dequant_iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
-                                       1,    13,   25,  38,  53,  69,  89,  113};
+#define X(value) value,
+const int8_t dequant_iq4_values[16] = {DEQUANT_IQ4_VALUES(X)};
+const int8_t dequant_e2m1_doubled[16] = {DEQUANT_E2M1_DOUBLED(X)};
+#undef X
 
 static uint16_t read_u16(const uint8_t *bytes)
 {
@@ -117,20 +119,24 @@ static void dequant_q2_k(const uint8_t *block, float *out)
     }
 }
 
+/* 16 scales of 6 bits: the low nibbles of bytes 0..7 are the low bits of 0..7, the high nibbles those of 8..15;
+ * byte 8 + i % 4 holds at shift i / 4 * 2 the upper two bits of scale i. */
+int dequant_q3_scale(const uint8_t packed[12], uint32_t i)
+{
+    CHECK(i < 16);
+    int low = i < 8 ? packed[i] & 15 : packed[i - 8] >> 4;
+    int high = packed[8 + i % 4] >> (i / 4 * 2) & 3;
+    return (low | high << 4) - 32;
+}
+
 /* | hmask 32 | qs 64 | scales 12 | d f16 |
- * qs as in Q2_K. Bit e / 32 of hmask[e % 32] set means q, clear means q - 4. 16 scales of 6 bits: the low
- * nibbles of scales[0..7] are the low bits of 0..7, the high nibbles those of 8..15; scales[8 + i % 4]
- * holds at shift i / 4 * 2 the upper two bits of scale i.    w = d * (scale - 32) * q */
+ * qs as in Q2_K. Bit e / 32 of hmask[e % 32] set means q, clear means q - 4.    w = d * (scale - 32) * q */
 static void dequant_q3_k(const uint8_t *block, float *out)
 {
     const uint8_t *hmask = block, *qs = block + 32, *packed = block + 96;
     float d = read_f16(block + 108);
     float scales[16];
-    for (int i = 0; i < 16; i++) {
-        int low = i < 8 ? packed[i] & 15 : packed[i - 8] >> 4;
-        int high = packed[8 + i % 4] >> (i / 4 * 2) & 3;
-        scales[i] = d * (float)((low | high << 4) - 32);
-    }
+    for (uint32_t i = 0; i < 16; i++) scales[i] = d * (float)dequant_q3_scale(packed, i);
     for (int e = 0; e < 256; e++) {
         int q = qs[e / 128 * 32 + e % 32] >> (e % 128 / 32 * 2) & 3;
         if ((hmask[e % 32] >> (e / 32) & 1) == 0) q -= 4;
@@ -229,16 +235,15 @@ static void dequant_iq4_xs(const uint8_t *block, float *out)
 }
 
 /* | e u8 | qs 16 |    w = 2^(e - 127) * E2M1(q), the OCP microscaling format. The table holds doubled values
- * so that it is whole; 2^(e - 128) as bits: exponent e - 1, subnormal for e < 2. */
+ * so that it is whole (without a negative zero); 2^(e - 128) as bits: exponent e - 1, subnormal for e < 2. */
 static void dequant_mxfp4(const uint8_t *block, float *out)
 {
-    static const float doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, -0.0f, -1, -2, -3, -4, -6, -8, -12};
     uint32_t e = block[0];
     float d = half_f32_of_bits(e < 2 ? 0x00200000u << e : (e - 1) << 23);
     const uint8_t *qs = block + 1;
     for (int j = 0; j < HALF_BLOCK; j++) {
-        out[j] = doubled[qs[j] & 15] * d;
-        out[j + HALF_BLOCK] = doubled[qs[j] >> 4] * d;
+        out[j] = (float)dequant_e2m1_doubled[qs[j] & 15] * d;
+        out[j + HALF_BLOCK] = (float)dequant_e2m1_doubled[qs[j] >> 4] * d;
     }
 }
 

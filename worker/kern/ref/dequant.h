@@ -49,7 +49,17 @@ size_t dequant_row_bytes(const struct dequant_type *type, uint32_t cols);
 /* The 8 scales and 8 minimums (6 bits each) that Q4_K and Q5_K keep in 12 bytes. */
 void dequant_k_scales(const uint8_t packed[12], uint8_t ret_scales[8], uint8_t ret_mins[8]);
 
-/* The 16 values that a nibble of IQ4_NL and IQ4_XS stands for. */
+/* Scale i of the 16 of a Q3_K block, [-32, 31], from the 12 bytes that keep them. */
+int dequant_q3_scale(const uint8_t packed[12], uint32_t i);
+
+/* X(value): the 16 values that a nibble of IQ4_NL and IQ4_XS stands for. */
+#define DEQUANT_IQ4_VALUES(X) \
+    X(-127) X(-104) X(-83) X(-65) X(-49) X(-35) X(-22) X(-10) X(1) X(13) X(25) X(38) X(53) X(69) X(89) X(113)
 extern const int8_t dequant_iq4_values[16];
+
+/* X(value): those of a nibble of MXFP4 (E2M1), doubled so that they are whole. */
+#define DEQUANT_E2M1_DOUBLED(X) \
+    X(0) X(1) X(2) X(3) X(4) X(6) X(8) X(12) X(0) X(-1) X(-2) X(-3) X(-4) X(-6) X(-8) X(-12)
+extern const int8_t dequant_e2m1_doubled[16];
 
 #endif
