@@ -11,6 +11,7 @@ status is 0, 1, or 77 when everything was skipped.
 """
 import atexit
 import ctypes
+import functools
 import glob
 import http.client
 import itertools
@@ -74,6 +75,7 @@ def model_path():
     return path
 
 
+@functools.lru_cache
 def sanitizer():
     """"asan", "tsan" or "" for the kvasird under test: bounds on time and memory follow it."""
     names = {b"__asan_init": "asan", b"__tsan_init": "tsan"}
@@ -344,8 +346,9 @@ class Answer:
         return json.loads(self.body)
 
 
-def connect(address, timeout=CALL_S_MAX):
-    """address: (host, port), or the path of a unix socket."""
+def connect(address, timeout=None):
+    """address: (host, port), or the path of a unix socket. The deadline is ten times later under a sanitizer."""
+    timeout = timeout or CALL_S_MAX * (10 if sanitizer() else 1)
     if isinstance(address, str):
         return UnixConnection(address, timeout)
     return http.client.HTTPConnection(*address, timeout=timeout)
