@@ -2,22 +2,25 @@
 /* model - the speed of a model's forward pass, without server or sampling.
  *
  *   model MODEL.gguf [--level NAME] [--threads N] [--rounds N] [--context N] [--pin] [--profile] [--quick] [--cpu]
+ *         [--shm]
  *
  * Prints lines of CSV below a header on the machine: a prompt of 512 tokens, then one decode step of 1 to 64
  * sequences that have --context tokens each; medians over the rounds. "share" is of the int8 dot peak
  * (see peaks.c), counting every weight once a row; "gbs" counts weights once and keys and values read a
  * step. --profile adds the median milliseconds of each op. --cpu counts the process's CPU time instead of
  * the clock, and the best round instead of the median: with one thread, what the code costs on a machine
- * that others use too. */
+ * that others use too. --shm: weights and pages in shared memory, as the server has them. */
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "bench/machine.h"
 #include "common/base/check.h"
 #include "common/base/limits.h"
 #include "common/gguf/facts.h"
 #include "common/gguf/file.h"
+#include "common/shm/segment.h"
 #include "worker/model.h"
 
 enum { PROMPT = 512, BATCH_MAX = 64, ROUNDS_MAX = 101, OPS_COUNT = 6 };
@@ -25,7 +28,7 @@ enum { PROMPT = 512, BATCH_MAX = 64, ROUNDS_MAX = 101, OPS_COUNT = 6 };
 struct options {
     const char *path, *level;
     uint32_t threads, rounds, context;
-    bool pin, profile, quick, cpu;
+    bool pin, profile, quick, cpu, shm;
 };
 
 static clockid_t clock_used = CLOCK_MONOTONIC;
@@ -131,6 +134,35 @@ static void stop(const struct err *err)
     exit(err_exit_status(err->code));
 }
 
+/* Zeroed memory for the process's life, made and reserved as the server's. */
+static void *shared_memory(const char *part, size_t bytes)
+{
+    char instance[32];
+    struct segment segment;
+    struct err err = {0};
+    (void)snprintf(instance, sizeof instance, "bench-%ld", (long)getpid()); // fits
+    if (segment_create(instance, part, bytes, &segment, &err) < 0) stop(&err);
+    (void)segment_unlink(instance, part); // the mapping holds the memory
+    return segment.base;
+}
+
+static void *pages_memory(const struct rig *rig)
+{
+    size_t bytes = rig->cache.page_count * rig->cache.page_bytes;
+    return rig->options.shm ? shared_memory("kv", bytes) : calloc(1, bytes);
+}
+
+static struct kern_store store_memory(const struct rig *rig, const struct kern_ops *ops)
+{
+    struct kern_store store = {.base = NULL};
+    struct hash128 content;
+    struct err err = {0};
+    if (!rig->options.shm) return store;
+    if (model_measure(rig->file.gguf, &rig->facts, ops, &store.bytes, &content, &err) < 0) stop(&err);
+    if (store.bytes > 0) store.base = shared_memory("weights", store.bytes);
+    return store;
+}
+
 static void open_rig(struct rig *rig)
 {
     const struct options *options = &rig->options;
@@ -150,7 +182,7 @@ static void open_rig(struct rig *rig)
                                      .head_count_kv = f->head_count_kv,
                                      .head_dims = f->head_dims,
                                      .kv_type = KERN_KV_F16};
-    rig->cache.base = calloc(rig->cache.page_count, rig->cache.page_bytes);
+    rig->cache.base = pages_memory(rig);
     rig->pages = calloc((size_t)BATCH_MAX * rig->pages_a_seq, sizeof(*rig->pages));
     CHECK(rig->cache.base != NULL);
     CHECK(rig->pages != NULL);
@@ -169,7 +201,8 @@ static void open_rig(struct rig *rig)
                               .rows_max = PROMPT,
                               .logits_max = BATCH_MAX,
                               .position_max = longest,
-                              .cache = rig->cache};
+                              .cache = rig->cache,
+                              .store = store_memory(rig, ops)};
     double start = now();
     if (model_open(rig->file.gguf, f, &conf, &rig->model, &err) < 0) stop(&err);
     printf("# model: %s, level %s, %u threads%s, opened in %.2f s, weights %.1f MB\n", f->name, ops->name,
@@ -250,7 +283,7 @@ static void copy_context(struct rig *rig)
 static int usage(void)
 {
     fprintf(stderr, "usage: model MODEL.gguf [--level NAME] [--threads N] [--rounds N] [--context N] [--pin] "
-                    "[--profile] [--quick] [--cpu]\n");
+                    "[--profile] [--quick] [--cpu] [--shm]\n");
     return 64;
 }
 
@@ -264,6 +297,7 @@ static bool parse(int argc, char **argv, struct options *ret)
         else if (strcmp(argv[i], "--profile") == 0) o.profile = true;
         else if (strcmp(argv[i], "--quick") == 0) o.quick = true;
         else if (strcmp(argv[i], "--cpu") == 0) o.cpu = true;
+        else if (strcmp(argv[i], "--shm") == 0) o.shm = true;
         else if (strcmp(argv[i], "--level") == 0 && has_value) o.level = argv[++i];
         else if (strcmp(argv[i], "--threads") == 0 && has_value) o.threads = (uint32_t)atoi(argv[++i]);
         else if (strcmp(argv[i], "--rounds") == 0 && has_value) o.rounds = (uint32_t)atoi(argv[++i]);
@@ -297,7 +331,7 @@ int main(int argc, char **argv)
         run_case(&rig, "decode", batch, 1, rig.options.context);
     model_close(rig.model);
     gguf_file_close(&rig.file);
-    free(rig.cache.base);
+    if (!rig.options.shm) free(rig.cache.base);
     free(rig.pages);
     return 0;
 }

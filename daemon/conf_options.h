@@ -74,6 +74,9 @@
       "Names this daemon's shared memory, so that several can run on one machine: 1 to 32 of a-z 0-9 _ -.") \
     X(COUNT, threads, "threads", "process", "0", 0, 1024, "COUNT", \
       "Threads of the worker. 0: one for each core that this process may use.") \
+    X(CHOICE, weights, "weights", "process", "shared", 0, 0, "shared|private", \
+      "Where the worker keeps its weights, packed for this machine. shared: in /dev/shm, where every worker of " \
+      "the same model finds them, and its own successor too; private: in its own memory.") \
     X(COUNT, tensor_parallel_size, "tensor-parallel-size", "process", "1", 1, RANKS_MAX, "COUNT", \
       "Processes that one copy of the model is split over. Only 1 is built.") \
     X(COUNT, data_parallel_size, "data-parallel-size", "process", "1", 1, GROUPS_MAX, "COUNT", \

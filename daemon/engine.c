@@ -264,6 +264,7 @@ static int parts_make(struct engine *engine, struct err *err)
         .worker_path = conf->worker_path,
         .model_path = conf->model_path,
         .threads = conf->threads,
+        .private_weights = conf->private_weights,
         .epoch = conf->sched.epoch,
         .limits = engine->limits,
         .stall_ns_max = conf->stall_ns_max,
@@ -420,4 +421,9 @@ void engine_stats(const struct engine *engine, struct engine_stats *ret_stats)
         .worker_pid = group_pid(engine->group),
     };
     sched_stats(engine->sched, &ret_stats->sched);
+}
+
+void engine_worker_note(const struct engine *engine, char *text, size_t text_bytes)
+{
+    group_note(engine->group, text, text_bytes);
 }

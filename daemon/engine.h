@@ -39,6 +39,7 @@ struct engine_conf {
     const char *instance;
     const char *worker_path, *model_path;
     uint32_t threads;
+    bool private_weights; // not shared with other workers, nor with this one's next life
     uint64_t
         cache_bytes; // of pages; 0: enough for seqs_max / 16 sequences of full length, at most a quarter of memory
     enum kv_type kv_type;
@@ -74,5 +75,6 @@ struct engine_stats {
     int64_t worker_pid;
 };
 void engine_stats(const struct engine *engine, struct engine_stats *ret_stats);
+void engine_worker_note(const struct engine *engine, char *text, size_t text_bytes); // its memory, once ready
 
 #endif

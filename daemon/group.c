@@ -12,6 +12,7 @@
 
 #include "common/base/check.h"
 #include "common/base/clock.h"
+#include "common/shm/weights.h"
 #include "daemon/process.h"
 
 enum {
@@ -22,6 +23,7 @@ enum {
     STOP_MS_MAX = 5000, // then SIGKILL
     STALL_CHECK_MS = 1000,
     ARGV_TEXT_BYTES = 32,
+    ARGV_COUNT_MAX = 20,
 };
 
 struct group {
@@ -39,6 +41,8 @@ struct group {
     uint64_t ready_ns; // of the last READY
     uint64_t step_ns;  // when the plan in flight was pushed; 0: none
     uint64_t restarts;
+    struct hash128 weights; // shared by our worker, kept by us
+    int weights_fd;         // -1: none
     bool ever_ready;
     bool useful; // this life has answered a step
     uint32_t progress;
@@ -100,9 +104,12 @@ static int worker_start(struct group *group, struct err *err)
     (void)snprintf(group_text, sizeof group_text, "%" PRIu32, group->conf.group_idx); // all fit
     (void)snprintf(threads, sizeof threads, "%" PRIu32, group->conf.threads);
     (void)snprintf(pid, sizeof pid, "%d", (int)getpid());
-    const char *argv[] = {
+    const char *argv[ARGV_COUNT_MAX] = {
         group->worker_path, "--instance",      group->instance, "--group", group_text,     "--rank", "0",
-        "--model",          group->model_path, "--threads",     threads,   "--daemon-pid", pid,      NULL};
+        "--model",          group->model_path, "--threads",     threads,   "--daemon-pid", pid};
+    size_t used = 13; // of those above
+    if (group->conf.private_weights) argv[used++] = "--private-weights";
+    CHECK(used < ARGV_COUNT_MAX && argv[used] == NULL);
     environment_fill(envp, COUNT_OF(envp));
     group->progress = 0;
     group->killed_for[0] = 0;
@@ -170,6 +177,22 @@ static void process_exited(struct process *process, int status, int signal)
     if (group->state == GROUP_WAITING) backoff_start(group);
 }
 
+static void weights_drop(struct group *group)
+{
+    if (group->weights_fd >= 0) weights_unkeep(group->weights, 0, group->weights_fd);
+    group->weights_fd = -1;
+}
+
+/* Weights that nobody uses are removed by whoever starts next; between two lives of our worker we use them. */
+static void weights_take(struct group *group, struct hash128 key)
+{
+    if (group->weights_fd >= 0 && hash128_equal(group->weights, key)) return;
+    weights_drop(group);
+    if (hash128_equal(key, (struct hash128){0})) return;                      // they are the worker's own
+    if (weights_keep(key, 0, &group->weights_fd) < 0) group->weights_fd = -1; // the next life may pack again
+    group->weights = key;
+}
+
 static void ready_look(struct group *group)
 {
     struct rank_status rank;
@@ -182,6 +205,7 @@ static void ready_look(struct group *group)
     if (rank.state != RANK_READY) return;
     group_move(group, GROUP_READY);
     group->ever_ready = true;
+    weights_take(group, rank.weights);
     group->ready_ns = clock_mono_ns();
     group->conf.callbacks->on_ready(group->conf.owner);
 }
@@ -232,6 +256,7 @@ void group_step_end(struct group *group)
 static void handle_gone(struct group *group)
 {
     if (--group->handles_open > 0) return;
+    weights_drop(group);
     void (*on_freed)(void *) = group->on_freed;
     void *owner = group->conf.owner;
     free(group->instance);
@@ -268,6 +293,7 @@ int group_new(const struct group_conf *conf, struct group **ret_group, struct er
     struct group *group = calloc(1, sizeof *group);
     if (!group) return ERR(err, -ENOMEM, "out of memory");
     group->conf = *conf;
+    group->weights_fd = -1;
     group->instance = strdup(conf->instance);
     group->worker_path = strdup(conf->worker_path);
     group->model_path = strdup(conf->model_path);
@@ -356,6 +382,13 @@ enum group_state group_state(const struct group *group)
 struct link *group_link(struct group *group)
 {
     return group->link;
+}
+
+void group_note(const struct group *group, char *text, size_t text_bytes)
+{
+    struct rank_status rank;
+    link_rank_status(group->link, 0, &rank);
+    (void)snprintf(text, text_bytes, "%s", rank.panic); // may be cut
 }
 
 int64_t group_pid(const struct group *group)

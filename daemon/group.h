@@ -50,6 +50,7 @@ struct group_conf {
     uint32_t group_idx;
     const char *worker_path, *model_path;
     uint32_t threads;
+    bool private_weights;
     uint64_t epoch;
     struct plan_limits limits;
     uint64_t stall_ns_max; // a step without a heartbeat for so long: the process is killed; 0: never
@@ -67,7 +68,8 @@ void group_free(struct group *group,
 
 enum group_state group_state(const struct group *group);
 struct link *group_link(struct group *group);
-int64_t group_pid(const struct group *group); // 0: none
+void group_note(const struct group *group, char *text, size_t text_bytes); // what the worker says of itself
+int64_t group_pid(const struct group *group);                              // 0: none
 uint64_t group_restarts(const struct group *group);
 void group_step_begin(struct group *group); // a plan was pushed: the stall watch runs
 void group_step_done(struct group *group); // its answer was good: if it dies now, it is started again at once

@@ -135,9 +135,11 @@ static void engine_ready_now(void *owner)
     char address[256];
     struct engine_stats stats;
     engine_stats(server->engine, &stats);
+    char note[512];
+    engine_worker_note(server->engine, note, sizeof note);
     if (server->state != SERVER_LOADING) {
-        log_info("the worker is back: process %" PRId64 ", restart %" PRIu64, stats.worker_pid,
-                 stats.restarts);
+        log_info("the worker is back: process %" PRId64 ", restart %" PRIu64 ", %s", stats.worker_pid,
+                 stats.restarts, note);
         return;
     }
     server->state = SERVER_SERVING;
@@ -147,6 +149,7 @@ static void engine_ready_now(void *owner)
              " MiB), at %s",
              (double)(clock_mono_ns() - server->start_ns) / 1e9, server->model_name, server->model_len_max,
              stats.page_count, stats.page_bytes >> 10, stats.page_count * stats.page_bytes >> 20, address);
+    log_info("worker %" PRId64 ": %s", stats.worker_pid, note);
     if (server->conf->progress)
         progress_ready(server->model_name, stats.page_count * stats.page_bytes, address);
     notify_ready("serving");
@@ -250,6 +253,7 @@ static int engine_make(struct server *server, struct err *err)
         .worker_path = server->worker_path,
         .model_path = conf->model,
         .threads = conf->threads ? conf->threads : threads_default(),
+        .private_weights = conf->weights == CONF_WEIGHTS_PRIVATE,
         .cache_bytes = conf->kv_cache_memory_bytes,
         .kv_type = KV_F16,
         .sched = {.seqs_max = conf->max_num_seqs,

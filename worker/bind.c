@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "common/base/check.h"
+#include "common/base/hash.h"
 #include "worker/kern/ref/dequant.h"
 
 enum {
@@ -27,6 +28,9 @@ struct bind {
     const struct gguf_tensor **taken; // (taken_count), room for every tensor of the file
     size_t taken_count;
     uint64_t bytes_taken, bytes_total; // of tensor data
+    bool measures;                     // bind_measure: the two below grow, nothing is made
+    uint64_t store_bytes;
+    struct hash128 content;
 };
 
 struct name {
@@ -74,6 +78,19 @@ void bind_target(struct bind *bind, const struct kern_ops *ops, struct kern *ker
     bind->kern = kern;
 }
 
+void bind_measure(struct bind *bind, const struct kern_ops *ops)
+{
+    CHECK(ops->weight_measure);
+    bind->ops = ops;
+    bind->measures = true;
+}
+
+void bind_measured(const struct bind *bind, uint64_t *ret_bytes, struct hash128 *ret_content)
+{
+    *ret_bytes = bind->store_bytes;
+    *ret_content = bind->content;
+}
+
 bool bind_has(const struct bind *bind, uint32_t layer, const char *stem, const char *suffix)
 {
     return gguf_tensor_find(bind->gguf, name_of(layer, stem, suffix).text) != NULL;
@@ -116,6 +133,17 @@ static void report_progress(const struct bind *bind)
     bind->progress(bind->progress_arg, (uint32_t)(bind->bytes_taken * 1000 / bind->bytes_total));
 }
 
+static int measure(struct bind *bind, const struct kern_matrix *matrices, uint32_t part_count,
+                   struct kern_weight **ret_weight, struct err *err)
+{
+    uint64_t bytes;
+    int r = bind->ops->weight_measure(matrices, part_count, &bytes, err);
+    if (r < 0) return r;
+    bind->store_bytes += bytes;
+    *ret_weight = NULL;
+    return 0;
+}
+
 int bind_weight(struct bind *bind, uint32_t layer, const struct bind_part *parts, uint32_t part_count,
                 uint32_t cols, enum kern_pack pack, struct kern_weight **ret_weight, struct err *err)
 {
@@ -125,7 +153,11 @@ int bind_weight(struct bind *bind, uint32_t layer, const struct bind_part *parts
         struct name name = name_of(layer, parts[i].stem, "weight");
         int r = require(take(bind, &name, parts[i].rows, cols, &matrices[i], err), &name, err);
         if (r < 0) return r;
+        const uint32_t facts[] = {pack, part_count, i, matrices[i].type, matrices[i].rows, matrices[i].cols};
+        bind->content = hash128_chain(bind->content, name.text, strlen(name.text));
+        bind->content = hash128_chain(bind->content, facts, sizeof facts);
     }
+    if (bind->measures) return measure(bind, matrices, part_count, ret_weight, err);
     int r = bind->ops->weight_new(bind->kern, matrices, part_count, pack, ret_weight, err);
     if (r == 0) report_progress(bind);
     return r;
@@ -148,6 +180,13 @@ int bind_floats(struct bind *bind, uint32_t layer, const char *stem, uint32_t co
     return take_floats(bind, &name, count, out, err);
 }
 
+static int make_vector(struct bind *bind, const float *values, uint32_t count,
+                       struct kern_vector **ret_vector, struct err *err)
+{
+    *ret_vector = NULL;
+    return bind->measures ? 0 : bind->ops->vector_new(bind->kern, values, count, ret_vector, err);
+}
+
 int bind_vector(struct bind *bind, uint32_t layer, const char *stem, uint32_t count,
                 struct kern_vector **ret_vector, struct err *err)
 {
@@ -156,7 +195,7 @@ int bind_vector(struct bind *bind, uint32_t layer, const char *stem, uint32_t co
     float *values = malloc(count * sizeof(*values));
     if (!values) return err_sys(err, ENOMEM, "tensor %s", name.text);
     int r = require(take_floats(bind, &name, count, values, err), &name, err);
-    if (r == 0) r = bind->ops->vector_new(bind->kern, values, count, ret_vector, err);
+    if (r == 0) r = make_vector(bind, values, count, ret_vector, err);
     free(values);
     return r;
 }
@@ -185,7 +224,7 @@ int bind_bias(struct bind *bind, uint32_t layer, const struct bind_part *parts, 
         if (r == -ENOENT) r = 0; // stays zero
         out += parts[i].rows;
     }
-    if (r == 0) r = bind->ops->vector_new(bind->kern, values, (uint32_t)count, ret_vector, err);
+    if (r == 0) r = make_vector(bind, values, (uint32_t)count, ret_vector, err);
     free(values);
     return r;
 }

@@ -30,6 +30,12 @@ void bind_free(struct bind *bind); // NULL is fine
 /* Where the rest of the binder puts what it reads; both borrowed. */
 void bind_target(struct bind *bind, const struct kern_ops *ops, struct kern *kern);
 
+/* Instead: nothing is packed, every weight and vector comes out NULL; bind_measured then tells what weights
+ * would take of a kern_store of these ops. */
+void bind_measure(struct bind *bind, const struct kern_ops *ops);
+/* ret_content: hash of which tensors, of which types and shapes, go into which weight in which order. */
+void bind_measured(const struct bind *bind, uint64_t *ret_bytes, struct hash128 *ret_content);
+
 bool bind_has(const struct bind *bind, uint32_t layer, const char *stem, const char *suffix);
 
 /* Parts with a common input of `cols`, packed together. */

@@ -31,6 +31,7 @@
 #include "worker/model.h"
 #include "worker/pages.h"
 #include "worker/step.h"
+#include "worker/store.h"
 #include "worker/team.h"
 
 static const uint64_t wait_ns_max = 10 * NS_PER_S; // then a look whether the daemon still lives
@@ -41,7 +42,7 @@ enum { OOM_SCORE = 200 }; // of -1000 to 1000; 0 is what a process has by defaul
 struct worker_conf {
     const char *instance, *model_path;
     uint32_t group, rank, threads;
-    bool pin;
+    bool pin, private_weights;
     int64_t daemon_pid;
 };
 
@@ -51,6 +52,7 @@ struct worker {
     struct pages *pages;
     struct gguf_file file; // closed again once the model is packed
     struct model_facts facts;
+    struct store *store;
     struct model *model;
     struct step *step;
     void *plan; // owned, plan_bytes_max: the private copy
@@ -59,7 +61,7 @@ struct worker {
 
 static const char usage[] =
     "usage: kvasir-worker --instance NAME --group N --rank N --model PATH --threads N [--pin]\n"
-    "                     --daemon-pid PID\n"
+    "                     [--private-weights] --daemon-pid PID\n"
     "Started by kvasird; not meant to be started by hand.\n";
 
 static int parse_number(const char *name, const char *text, uint64_t max, uint64_t *ret_value,
@@ -76,7 +78,7 @@ static int parse_number(const char *name, const char *text, uint64_t max, uint64
 
 static int parse_args(int argc, char **argv, struct worker_conf *conf, struct err *err)
 {
-    enum { INSTANCE, GROUP, RANK, MODEL, THREADS, PIN, DAEMON_PID, OPTION_COUNT };
+    enum { INSTANCE, GROUP, RANK, MODEL, THREADS, PIN, PRIVATE_WEIGHTS, DAEMON_PID, OPTION_COUNT };
     static const struct option options[] = {
         [INSTANCE] = {"instance", required_argument, NULL, 0},
         [GROUP] = {"group", required_argument, NULL, 0},
@@ -84,6 +86,7 @@ static int parse_args(int argc, char **argv, struct worker_conf *conf, struct er
         [MODEL] = {"model", required_argument, NULL, 0},
         [THREADS] = {"threads", required_argument, NULL, 0},
         [PIN] = {"pin", no_argument, NULL, 0},
+        [PRIVATE_WEIGHTS] = {"private-weights", no_argument, NULL, 0},
         [DAEMON_PID] = {"daemon-pid", required_argument, NULL, 0},
         [OPTION_COUNT] = {NULL, 0, NULL, 0},
     };
@@ -99,17 +102,19 @@ static int parse_args(int argc, char **argv, struct worker_conf *conf, struct er
         given[at] = true;
         if (at == INSTANCE) conf->instance = optarg;
         else if (at == MODEL) conf->model_path = optarg;
-        else if (at != PIN) r = parse_number(options[at].name, optarg, maxima[at], &numbers[at], err);
+        else if (options[at].has_arg)
+            r = parse_number(options[at].name, optarg, maxima[at], &numbers[at], err);
         if (r < 0) return r;
     }
     for (int i = 0; i < OPTION_COUNT; i++)
-        if (i != PIN && !given[i]) return ERR(err, ERR_USAGE, "--%s is missing", options[i].name);
+        if (options[i].has_arg && !given[i]) return ERR(err, ERR_USAGE, "--%s is missing", options[i].name);
     if (optind < argc) return ERR(err, ERR_USAGE, "unknown argument");
     if (numbers[THREADS] == 0) return ERR(err, ERR_USAGE, "--threads: at least 1");
     conf->group = (uint32_t)numbers[GROUP];
     conf->rank = (uint32_t)numbers[RANK];
     conf->threads = (uint32_t)numbers[THREADS];
     conf->pin = given[PIN];
+    conf->private_weights = given[PRIVATE_WEIGHTS];
     conf->daemon_pid = (int64_t)numbers[DAEMON_PID];
     return segment_instance_check(conf->instance, err);
 }
@@ -174,6 +179,7 @@ static void loading(void *arg, uint32_t permille)
     struct worker *worker = arg;
     link_rank_beat(worker->link, clock_mono_ns());
     link_rank_set(worker->link, RANK_LOADING, permille <= 1000 ? permille : 1000);
+    if (worker->store) store_progress(worker->store, permille);
 }
 
 /* Positions that a sequence can reach: what the model was trained for, what the pool holds. */
@@ -183,6 +189,23 @@ static uint32_t positions_of(const struct worker *worker)
     uint64_t positions = (uint64_t)geometry->page_count * geometry->page_tokens;
     if (positions > worker->facts.context_length) positions = worker->facts.context_length;
     return positions < MODEL_CONTEXT_MAX ? (uint32_t)positions : MODEL_CONTEXT_MAX;
+}
+
+/* Memory for the packed weights, filled already where another worker packed the same. */
+static int store_make(struct worker *worker, const struct kern_ops *ops, struct err *err)
+{
+    struct store_conf conf = {
+        .file = &worker->file,
+        .level = ops->name,
+        .rank = worker->conf.rank,
+        .rank_count = pages_header(worker->pages)->geometry.rank_count,
+        .private = worker->conf.private_weights,
+        .progress = loading,
+        .progress_arg = worker,
+    };
+    int r = model_measure(worker->file.gguf, &worker->facts, ops, &conf.bytes, &conf.content, err);
+    if (r < 0) return r;
+    return store_open(&conf, &worker->store, err);
 }
 
 static int model_load(struct worker *worker, struct err *err)
@@ -214,8 +237,12 @@ static int model_load(struct worker *worker, struct err *err)
         .progress_arg = worker,
     };
     r = kern_select(getenv("KVASIR_KERNELS"), &conf.ops, err);
+    if (r == 0) r = store_make(worker, conf.ops, err);
     if (r < 0) return r;
+    conf.store = store_memory(worker->store);
     r = model_open(worker->file.gguf, &worker->facts, &conf, &worker->model, err);
+    if (r == 0) r = gguf_file_unchanged(&worker->file, worker->conf.model_path, err);
+    if (r == 0) r = store_publish(worker->store, err);
     if (r == 0) gguf_file_close(&worker->file); // the weights are packed: the file's pages may go
     return r;
 }
@@ -253,6 +280,7 @@ static void worker_close(struct worker *worker)
     free(worker->plan);
     step_free(worker->step);
     model_close(worker->model);
+    store_close(worker->store);
     gguf_file_close(&worker->file);
     pages_close(worker->pages);
     link_close(worker->link);
@@ -282,10 +310,36 @@ static uint64_t spin_ns_of(const struct worker_conf *conf)
     return cores > 0 && (uint64_t)cores > conf->threads ? spin_ns : 0;
 }
 
+/* "Name:   1234 kB" of /proc/self/status in MiB; 0 where there is none. */
+static uint64_t status_mib(const char *text, const char *name)
+{
+    const char *line = strstr(text, name);
+    return line ? strtoull(line + strlen(name), NULL, 10) >> 10 : 0;
+}
+
+/* Where the weights are and what we take besides, for the daemon's log. */
+static void ready_note(struct worker *worker)
+{
+    char text[512], status[4096] = "";
+    int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+    if (fd >= 0) {
+        if (read(fd, status, sizeof status - 1) < 0) status[0] = '\0'; // then it says 0 MiB
+        (void)close(fd);                                               // opened for reading
+    }
+    store_describe(worker->store, text, sizeof text);
+    size_t len = strlen(text);
+    (void)snprintf(text + len, sizeof text - len,
+                   "; %" PRIu64 " MiB private, %" PRIu64 " MiB shared resident",
+                   status_mib(status, "RssAnon:"), status_mib(status, "RssShmem:")); // may be cut
+    link_rank_weights(worker->link, store_key(worker->store));
+    link_rank_note(worker->link, text);
+}
+
 static int serve(struct worker *worker, struct err *err)
 {
     const struct pool_header *header = pages_header(worker->pages);
     uint64_t spin = spin_ns_of(&worker->conf);
+    ready_note(worker);
     link_rank_set(worker->link, RANK_READY, 1000);
     for (;;) {
         size_t len;

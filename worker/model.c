@@ -46,6 +46,7 @@ static int open_kern(struct model *model, const struct model_conf *conf, struct 
         .head_dims = facts->head_dims,
         .attention_scale = facts->attention_scale,
         .rms_epsilon = facts->rms_epsilon,
+        .store = conf->store,
     };
     return conf->ops->open(&kern_conf, &model->kern, err);
 }
@@ -87,31 +88,68 @@ static void check_conf(const struct model_facts *facts, const struct model_conf 
     CHECK(conf->cache.head_dims == facts->head_dims);
 }
 
+/* A model without kern, to be bound. */
+static int model_new(const struct model_facts *facts, const struct kern_ops *ops, struct model **ret_model,
+                     struct err *err)
+{
+    struct model *model = calloc(1, sizeof(*model));
+    if (!model) return err_sys(err, ENOMEM, "model");
+    model->facts = *facts;
+    model->ops = ops;
+    model->arch = find_arch(facts->architecture);
+    model->angles = calloc(facts->rope_dims / 2 + 1, sizeof(*model->angles));
+    model->layers = calloc(facts->layer_count, sizeof(*model->layers));
+    int r = 0;
+    if (!model->angles || !model->layers)
+        r = err_sys(err, ENOMEM, "model of %" PRIu32 " layers", facts->layer_count);
+    else if (!model->arch)
+        r = ERR(err, ERR_UNSUPPORTED, "architecture %s has no forward pass", facts->architecture);
+    if (r < 0) {
+        model_close(model);
+        return r;
+    }
+    *ret_model = model;
+    return 0;
+}
+
+int model_measure(const struct gguf *gguf, const struct model_facts *facts, const struct kern_ops *ops,
+                  uint64_t *ret_bytes, struct hash128 *ret_content, struct err *err)
+{
+    *ret_bytes = 0;
+    *ret_content = (struct hash128){0};
+    if (!ops->weight_measure) return 0;
+    struct bind *bind = NULL;
+    struct model *model;
+    int r = model_new(facts, ops, &model, err);
+    if (r < 0) return r;
+    r = bind_new(gguf, NULL, NULL, &bind, err);
+    if (r == 0) {
+        bind_measure(bind, ops);
+        r = model->arch->bind(bind, model, err);
+    }
+    if (r == 0) {
+        const uint64_t layout = ops->weight_layout();
+        bind_measured(bind, ret_bytes, ret_content);
+        *ret_content = hash128_chain(*ret_content, &layout, sizeof layout);
+        *ret_content = hash128_chain(*ret_content, ops->name, strlen(ops->name));
+    }
+    bind_free(bind);
+    model_close(model);
+    return r;
+}
+
 int model_open(const struct gguf *gguf, const struct model_facts *facts, const struct model_conf *conf,
                struct model **ret_model, struct err *err)
 {
     check_conf(facts, conf);
     struct bind *bind = NULL;
-    struct model *model = calloc(1, sizeof(*model));
-    if (!model) return err_sys(err, ENOMEM, "model");
-    model->facts = *facts;
-    model->ops = conf->ops;
+    struct model *model;
+    int r = model_new(facts, conf->ops, &model, err);
+    if (r < 0) return r;
     model->cache = conf->cache;
     model->rows_max = conf->rows_max;
     model->logits_max = conf->logits_max;
     model->position_max = conf->position_max;
-    model->arch = find_arch(facts->architecture);
-    model->angles = calloc(facts->rope_dims / 2 + 1, sizeof(*model->angles));
-    model->layers = calloc(facts->layer_count, sizeof(*model->layers));
-    int r;
-    if (!model->angles || !model->layers) {
-        r = err_sys(err, ENOMEM, "model of %" PRIu32 " layers", facts->layer_count);
-        goto out;
-    }
-    if (!model->arch) {
-        r = ERR(err, ERR_UNSUPPORTED, "architecture %s has no forward pass", facts->architecture);
-        goto out;
-    }
     r = bind_new(gguf, conf->progress, conf->progress_arg, &bind, err);
     if (r < 0) goto out;
     r = model->arch->angles(bind, facts, model->angles, err);

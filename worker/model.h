@@ -20,9 +20,16 @@ struct model_conf {
     uint32_t logits_max; // rows of a step that need logits
     uint32_t position_max;
     struct kern_cache cache;
+    struct kern_store store; // of model_measure's bytes; {NULL}: packed weights in the model's own memory
     void (*progress)(void *arg, uint32_t permille); // called while weights are packed; may be NULL
     void *progress_arg;
 };
+
+/* What the packed weights of a file are on a machine: bytes, and a hash of everything that the packed bytes
+ * depend on but the file's content: kernels, their packing, tensors, order. -> 0 with *ret_bytes 0 when this
+ * machine keeps weights in no kern_store; errors as of model_open. */
+int model_measure(const struct gguf *gguf, const struct model_facts *facts, const struct kern_ops *ops,
+                  uint64_t *ret_bytes, struct hash128 *ret_content, struct err *err);
 
 /* Binds: finds every tensor the architecture needs, verifies names, shapes and types (ERR_FORMAT names the
  * tensor), packs. gguf is borrowed until return. */

@@ -9,9 +9,13 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { PATH_SHOWN_BYTES = 256 }; // of a longer path the end is shown, so that the reason still fits
+enum {
+    PATH_SHOWN_BYTES = 256, // of a longer path the end is shown, so that the reason still fits
+    TICK_NS_MAX = 20000000, // of file times: a tick is 1 to 10 ms
+};
 
 /* The part of path that goes into an error text. */
 static const char *path_shown(const char *path)
@@ -20,18 +24,45 @@ static const char *path_shown(const char *path)
     return len > PATH_SHOWN_BYTES ? path + len - PATH_SHOWN_BYTES : path;
 }
 
-/* Maps path. The file descriptor is closed again; the mapping holds the file. */
-static int file_map(const char *path, const uint8_t **ret_bytes, size_t *ret_size, struct err *err)
+static struct gguf_identity identity_of(const struct stat *st)
+{
+    return (struct gguf_identity){
+        .device = st->st_dev,
+        .inode = st->st_ino,
+        .size = (uint64_t)st->st_size,
+        .mtime_s = st->st_mtim.tv_sec,
+        .mtime_ns = st->st_mtim.tv_nsec,
+        .ctime_s = st->st_ctim.tv_sec,
+        .ctime_ns = st->st_ctim.tv_nsec,
+    };
+}
+
+/* The kernel counts file times in ticks: of two writes within one tick the second leaves no trace. So a file
+ * that was just written is looked at again when the tick is over; any later write then shows. */
+static int stat_settled(int fd, struct stat *ret_st)
+{
+    struct timespec now;
+    if (fstat(fd, ret_st) < 0) return -errno;
+    clock_gettime(CLOCK_REALTIME, &now);
+    int64_t age_ns = (now.tv_sec - ret_st->st_ctim.tv_sec) * INT64_C(1000000000) + now.tv_nsec -
+                     ret_st->st_ctim.tv_nsec;
+    if (age_ns < 0 || age_ns > TICK_NS_MAX) return 0;
+    (void)nanosleep(&(struct timespec){.tv_nsec = TICK_NS_MAX}, NULL); // we have no signal handlers
+    return fstat(fd, ret_st) < 0 ? -errno : 0;
+}
+
+/* Opens and maps path into file. */
+static int file_map(const char *path, struct gguf_file *file, struct err *err)
 {
     /* O_NONBLOCK so that a FIFO named by mistake is refused below instead of blocking the start. */
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     if (fd < 0) return err_sys(err, errno, "%s", path_shown(path));
 
-    int r;
     struct stat st;
     void *bytes;
-    if (fstat(fd, &st) < 0) {
-        r = err_sys(err, errno, "%s: fstat", path_shown(path));
+    int r = stat_settled(fd, &st);
+    if (r < 0) {
+        err_sys(err, -r, "%s: fstat", path_shown(path));
         goto out;
     }
     if (!S_ISREG(st.st_mode)) {
@@ -47,9 +78,11 @@ static int file_map(const char *path, const uint8_t **ret_bytes, size_t *ret_siz
         r = err_sys(err, errno, "%s: mmap", path_shown(path));
         goto out;
     }
-    *ret_bytes = bytes;
-    *ret_size = (size_t)st.st_size;
-    r = 0;
+    file->bytes = bytes;
+    file->size = (size_t)st.st_size;
+    file->fd = fd;
+    file->identity = identity_of(&st);
+    return 0;
 out:
     (void)close(fd); // opened for reading: nothing to lose
     return r;
@@ -58,9 +91,9 @@ out:
 int gguf_file_open(const char *path, struct gguf_file *ret_file, struct err *err)
 {
     static const char prefix[] = "gguf: ";
-    struct gguf_file file = {0};
+    struct gguf_file file = {.fd = -1};
     struct err parse_err = {0};
-    int r = file_map(path, &file.bytes, &file.size, err);
+    int r = file_map(path, &file, err);
     if (r < 0) return r;
     r = gguf_parse(file.bytes, file.size, &file.gguf, &parse_err);
     if (r < 0) {
@@ -76,6 +109,18 @@ int gguf_file_open(const char *path, struct gguf_file *ret_file, struct err *err
 void gguf_file_close(struct gguf_file *file)
 {
     gguf_free(file->gguf);
-    if (file->bytes) (void)munmap((void *)file->bytes, file->size); // cannot fail on our own mapping
-    *file = (struct gguf_file){0};
+    if (file->bytes) {
+        (void)munmap((void *)file->bytes, file->size); // cannot fail on our own mapping
+        (void)close(file->fd);                         // opened for reading: nothing to lose
+    }
+    *file = (struct gguf_file){.fd = -1};
+}
+
+int gguf_file_unchanged(const struct gguf_file *file, const char *path, struct err *err)
+{
+    struct stat st;
+    if (fstat(file->fd, &st) < 0) return err_sys(err, errno, "%s: fstat", path_shown(path));
+    struct gguf_identity now = identity_of(&st), then = file->identity;
+    if (now.size == then.size && now.mtime_s == then.mtime_s && now.mtime_ns == then.mtime_ns) return 0;
+    return ERR(err, ERR_FORMAT, "%s: somebody wrote into it while it was read", path_shown(path));
 }

@@ -25,7 +25,7 @@
 #include "common/shm/segment.h"
 
 #define LINK_MAGIC UINT64_C(0x314B4E4C5056534B) // "KSVPLNK1", little-endian
-#define LINK_VERSION 1u
+#define LINK_VERSION 2u                         // 2: key of the weights in a rank's cell
 
 struct link_header {
     _Atomic uint64_t magic; // stored last (release), read first (acquire)
@@ -49,10 +49,12 @@ struct rank_cell {
     _Atomic uint64_t heartbeat_ns; // monotonic
     _Atomic uint64_t steps;
     _Atomic uint32_t changes; // counted up with every change that the daemon's waiter should see
-    uint8_t reserved[20];
+    uint32_t reserved;
+    _Atomic uint64_t weights_low, weights_high; // key of the shared weights; before state READY
+    uint8_t reserved2[8];
     _Alignas(CACHELINE_BYTES) char panic[LINK_PANIC_BYTES];
 };
-static_assert(sizeof(struct rank_cell) == CACHELINE_BYTES + LINK_PANIC_BYTES, "link layout v1");
+static_assert(sizeof(struct rank_cell) == CACHELINE_BYTES + LINK_PANIC_BYTES, "link layout v2");
 
 struct link_shared {
     _Alignas(CACHELINE_BYTES) struct link_header header;
@@ -101,6 +103,7 @@ static uint64_t link_layout_sum(void)
         offsetof(struct link_header, limits),
         offsetof(struct rank_cell, heartbeat_ns),
         offsetof(struct rank_cell, changes),
+        offsetof(struct rank_cell, weights_low),
         offsetof(struct plan_seq, temperature),
         LINK_SLOTS,
     };
@@ -287,6 +290,8 @@ void link_reset(struct link *link)
         atomic_store_explicit(&cell->pid, 0, memory_order_relaxed);
         atomic_store_explicit(&cell->heartbeat_ns, 0, memory_order_relaxed);
         atomic_store_explicit(&cell->steps, 0, memory_order_relaxed);
+        atomic_store_explicit(&cell->weights_low, 0, memory_order_relaxed);
+        atomic_store_explicit(&cell->weights_high, 0, memory_order_relaxed);
         memset(cell->panic, 0, sizeof cell->panic);
     }
     atomic_store_explicit(&link->shared->stop, 0, memory_order_relaxed);
@@ -420,6 +425,8 @@ void link_rank_status(const struct link *link, uint32_t rank, struct rank_status
     ret_status->pid = atomic_load_explicit(&cell->pid, memory_order_relaxed);
     ret_status->heartbeat_ns = atomic_load_explicit(&cell->heartbeat_ns, memory_order_relaxed);
     ret_status->steps = atomic_load_explicit(&cell->steps, memory_order_relaxed);
+    ret_status->weights.low = atomic_load_explicit(&cell->weights_low, memory_order_relaxed); // by state's
+    ret_status->weights.high = atomic_load_explicit(&cell->weights_high, memory_order_relaxed);
 }
 
 /* 0 with the oldest plan copied to out; -EAGAIN when there is none, -ECANCELED when there will be none. */
@@ -524,6 +531,13 @@ void link_rank_note(struct link *link, const char *text)
 {
     text_set(&link->cells[link->rank], text);
     cell_changed(link, &link->cells[link->rank]);
+}
+
+void link_rank_weights(struct link *link, struct hash128 key)
+{
+    struct rank_cell *cell = &link->cells[link->rank];
+    atomic_store_explicit(&cell->weights_low, key.low, memory_order_relaxed); // published by cell_set_state
+    atomic_store_explicit(&cell->weights_high, key.high, memory_order_relaxed);
 }
 
 void link_rank_panic(struct link *link, const char *text)

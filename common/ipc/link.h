@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "common/base/err.h"
+#include "common/base/hash.h"
 #include "common/ipc/plan.h"
 
 enum { LINK_SLOTS = 4, LINK_PANIC_BYTES = 1024 };
@@ -31,6 +32,7 @@ struct rank_status { // a copy, taken field by field
     uint32_t progress_permille; // of loading
     uint64_t heartbeat_ns;      // monotonic; the rank renews it at least every step and every second of work
     uint64_t steps;             // steps done in this life
+    struct hash128 weights;     // key of its shared weights, valid when READY; zeros: they are its own
     char panic[LINK_PANIC_BYTES]; // NUL-terminated, printable; why it failed, or its last note
 };
 
@@ -77,7 +79,9 @@ void link_done_push(struct link *link, size_t bytes);
 void link_rank_set(struct link *link, enum rank_state state, uint32_t progress_permille);
 void link_rank_beat(struct link *link, uint64_t now_ns);
 void link_rank_panic(struct link *link, const char *text); // state FAILED and the text
-void link_rank_note(struct link *link, const char *text);  // the text alone: why a step was refused
+void link_rank_note(struct link *link,
+                    const char *text); // the text alone: memory in use, why a step was refused
+void link_rank_weights(struct link *link, struct hash128 key); // before READY
 
 /* Daemon: asks the ranks to leave after the plans already pushed. */
 void link_stop(struct link *link);

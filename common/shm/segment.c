@@ -12,13 +12,12 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "common/base/check.h"
 #include "common/base/limits.h"
+#include "common/shm/shm_file.h"
 
-static const char shm_dir[] = "/dev/shm"; // where glibc keeps the names of shm_open(3)
 static const char lock_part[] = "lock";
 
 int segment_instance_check(const char *instance, struct err *err)
@@ -48,30 +47,6 @@ static int make_name(const char *instance, const char *part, char name[static SE
     return 0;
 }
 
-/* Asks first, because a reservation that fails half-way has for a moment taken all there was. */
-static int reserve(int fd, size_t bytes, const char *name, struct err *err)
-{
-    struct statvfs fs;
-    if (fstatvfs(fd, &fs) < 0) return err_sys(err, errno, "%s: cannot ask for free space", name);
-    uint64_t have = (uint64_t)fs.f_bavail * fs.f_frsize;
-    bool bounded = fs.f_blocks > 0; // a tmpfs mounted with size=0 reports no blocks
-    int r = bounded && bytes > have ? ENOSPC : EINTR;
-    while (r == EINTR) r = posix_fallocate(fd, 0, (off_t)bytes);
-    if (r == ENOSPC)
-        return ERR(err, -ENOSPC, "%s: need %zu MiB, have %zu MiB in %s", name, bytes / MIB(1) + 1,
-                   (size_t)(have / MIB(1)), shm_dir);
-    if (r != 0) return err_sys(err, r, "%s: cannot reserve %zu bytes", name, bytes);
-    return 0;
-}
-
-static int map(int fd, size_t bytes, int protection, const char *name, void **ret_base, struct err *err)
-{
-    void *base = mmap(NULL, bytes, protection, MAP_SHARED, fd, 0);
-    if (base == MAP_FAILED) return err_sys(err, errno, "%s: cannot map %zu bytes", name, bytes);
-    *ret_base = base;
-    return 0;
-}
-
 int segment_create(const char *instance, const char *part, size_t bytes, struct segment *ret_segment,
                    struct err *err)
 {
@@ -79,29 +54,16 @@ int segment_create(const char *instance, const char *part, size_t bytes, struct 
     struct segment segment = {.bytes = bytes};
     int r = make_name(instance, part, segment.name, err);
     if (r < 0) return r;
-    if (bytes > (size_t)INT64_MAX) return ERR(err, ERR_LIMIT, "%s: %zu bytes", segment.name, bytes);
     int fd = shm_open(segment.name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0) return err_sys(err, errno, "%s: cannot create", segment.name);
-    r = reserve(fd, bytes, segment.name, err);
-    if (r == 0) r = map(fd, bytes, PROT_READ | PROT_WRITE, segment.name, &segment.base, err);
+    r = shm_file_reserve(fd, bytes, segment.name, err);
+    if (r == 0) r = shm_file_map(fd, bytes, PROT_READ | PROT_WRITE, segment.name, &segment.base, err);
     (void)close(fd); // the mapping holds the memory; a close of shared memory has nothing to flush
     if (r < 0) {
         (void)shm_unlink(segment.name); // ours a moment ago; the first error is the one to report
         return r;
     }
     *ret_segment = segment;
-    return 0;
-}
-
-/* A name that someone else could have made is not ours to trust. Root may look, not write. */
-static int owner_verify(const struct stat *st, bool writes, const char *name, struct err *err)
-{
-    bool may_look = !writes && geteuid() == 0;
-    if (st->st_uid != geteuid() && !may_look)
-        return ERR(err, -EPERM, "%s belongs to user %u, not to us", name, (unsigned)st->st_uid);
-    if (st->st_mode & 0077)
-        return ERR(err, -EPERM, "%s is open to other users (mode %04o)", name,
-                   (unsigned)st->st_mode & 07777u);
     return 0;
 }
 
@@ -114,18 +76,19 @@ static int open_existing(const char *instance, const char *part, bool writes, st
     int fd = shm_open(segment.name, (writes ? O_RDWR : O_RDONLY) | O_CLOEXEC, 0);
     if (fd < 0) return err_sys(err, errno, "%s: cannot open", segment.name);
     struct stat st;
+    r = shm_file_owner_verify(fd, writes, segment.name, err);
+    if (r < 0) goto out;
     if (fstat(fd, &st) < 0) {
         r = err_sys(err, errno, "%s: cannot stat", segment.name);
         goto out;
     }
-    r = owner_verify(&st, writes, segment.name, err);
-    if (r < 0) goto out;
     if (st.st_size <= 0) {
         r = ERR(err, ERR_FORMAT, "%s is empty", segment.name);
         goto out;
     }
     segment.bytes = (size_t)st.st_size;
-    r = map(fd, segment.bytes, writes ? PROT_READ | PROT_WRITE : PROT_READ, segment.name, &segment.base, err);
+    r = shm_file_map(fd, segment.bytes, writes ? PROT_READ | PROT_WRITE : PROT_READ, segment.name,
+                     &segment.base, err);
     if (r == 0) *ret_segment = segment;
 out:
     (void)close(fd); // the mapping, if any, holds the memory
@@ -159,9 +122,9 @@ int segment_unlink(const char *instance, const char *part)
 
 bool segment_exists(const char *instance, const char *part)
 {
-    char name[SEGMENT_NAME_BYTES], path[sizeof shm_dir + SEGMENT_NAME_BYTES];
+    char name[SEGMENT_NAME_BYTES], path[sizeof SHM_DIR + SEGMENT_NAME_BYTES];
     if (make_name(instance, part, name, NULL) < 0) return false;
-    (void)snprintf(path, sizeof path, "%s%s", shm_dir, name); // fits by the sizes above
+    (void)snprintf(path, sizeof path, "%s%s", SHM_DIR, name); // fits by the sizes above
     struct stat st;
     return lstat(path, &st) == 0 && S_ISREG(st.st_mode);
 }
@@ -173,14 +136,14 @@ int segment_each(const char *instance, int (*fn)(void *arg, const char *part, si
     char prefix[SEGMENT_NAME_BYTES];
     size_t prefix_len = (size_t)snprintf(prefix, sizeof prefix, "kvasir-%s-", instance);
     struct dirent **entries;
-    int count = scandir(shm_dir, &entries, NULL, alphasort);
+    int count = scandir(SHM_DIR, &entries, NULL, alphasort);
     if (count < 0) return -errno;
     for (int i = 0; i < count; i++) {
         const char *part = entries[i]->d_name + prefix_len;
-        char path[sizeof shm_dir + 1 + sizeof entries[i]->d_name];
+        char path[sizeof SHM_DIR + 1 + sizeof entries[i]->d_name];
         struct stat st;
         if (r == 0 && strncmp(entries[i]->d_name, prefix, prefix_len) == 0 && part_is_valid(part)) {
-            (void)snprintf(path, sizeof path, "%s/%s", shm_dir, entries[i]->d_name); // fits
+            (void)snprintf(path, sizeof path, "%s/%s", SHM_DIR, entries[i]->d_name); // fits
             if (lstat(path, &st) == 0 && S_ISREG(st.st_mode)) r = fn(arg, part, (size_t)st.st_size);
         }
         free(entries[i]);
@@ -211,17 +174,6 @@ int segment_unlink_all(const char *instance)
     return r < 0 ? r : all.count;
 }
 
-/* The name may be removed by its last holder between our open and our flock: then we hold a lock that no
- * one else can find. True when name still leads to the file behind fd. */
-static bool name_leads_to(const char *name, int fd)
-{
-    struct stat by_name, by_fd;
-    char path[sizeof shm_dir + SEGMENT_NAME_BYTES];
-    (void)snprintf(path, sizeof path, "%s%s", shm_dir, name); // fits by the sizes above
-    if (lstat(path, &by_name) < 0 || fstat(fd, &by_fd) < 0) return false;
-    return by_name.st_dev == by_fd.st_dev && by_name.st_ino == by_fd.st_ino;
-}
-
 static int refuse_lock(int fd, const char *name, struct err *err)
 {
     char text[32] = "";
@@ -235,16 +187,16 @@ static int lock_open(const char *name, bool *ret_held, int *ret_fd, struct err *
 {
     int fd = shm_open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (fd < 0) return err_sys(err, errno, "%s: cannot open", name);
-    struct stat st;
-    int r = fstat(fd, &st) < 0 ? err_sys(err, errno, "%s: cannot stat", name)
-                               : owner_verify(&st, true, name, err);
+    int r = shm_file_owner_verify(fd, true, name, err);
     if (r == 0 && flock(fd, LOCK_EX | LOCK_NB) < 0)
         r = errno == EWOULDBLOCK ? refuse_lock(fd, name, err) : err_sys(err, errno, "%s: cannot lock", name);
     if (r < 0) {
         (void)close(fd); // nothing was written
         return r;
     }
-    *ret_held = name_leads_to(name, fd);
+    /* Its last holder may have removed the name between our open and our flock: then we hold a lock that
+     * no one else can find. */
+    *ret_held = shm_file_has_name(fd, name);
     *ret_fd = fd;
     return 0;
 }

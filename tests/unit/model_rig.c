@@ -39,7 +39,8 @@ static int start(struct model_rig *rig, const struct model_rig_conf *conf, struc
                                           .rows_max = conf->rows_max,
                                           .logits_max = conf->logits_max,
                                           .position_max = conf->position_max,
-                                          .cache = *cache};
+                                          .cache = *cache,
+                                          .store = conf->store};
     return model_open(rig->gguf, &rig->facts, &model_conf, &rig->model, err);
 }
 

@@ -72,6 +72,14 @@ struct kern_rope {
     uint32_t position_max; // positions are below it: tables may be built at open
 };
 
+/* Memory for packed weights that outlives this kern and that others may hold. weight_new takes from it in the
+ * order of its calls, each time what weight_measure says. */
+struct kern_store {
+    void *base;     // 64-byte aligned, borrowed until close; NULL: the machine's own memory
+    uint64_t bytes; // sum of what weight_measure says of all weights
+    bool filled;    // the same weights lie in it, packed in the same order by equal weight_layout: only read
+};
+
 struct kern_conf {
     uint32_t threads; // > 0
     bool pin_threads;
@@ -81,6 +89,7 @@ struct kern_conf {
     uint32_t head_count, head_count_kv, head_dims;
     float attention_scale;
     float rms_epsilon;
+    struct kern_store store; // {NULL}: none
 };
 
 enum kern_pack {
@@ -93,6 +102,13 @@ struct kern_ops {
 
     int (*open)(const struct kern_conf *conf, struct kern **ret_kern, struct err *err);
     void (*close)(struct kern *kern); // frees everything made with it; NULL is fine
+
+    /* Bytes of a kern_store that weight_new will take for these parts. NULL where weights never lie in one (ref,
+     * a device with memory of its own): kern_conf.store is ignored there. */
+    int (*weight_measure)(const struct kern_matrix *parts, uint32_t part_count, uint64_t *ret_bytes,
+                          struct err *err);
+    /* Hash of how this build packs: equal hashes mean that equal weights become equal bytes. NULL as above. */
+    uint64_t (*weight_layout)(void);
 
     /* Repacks once. Parts share cols. ERR_UNSUPPORTED names a type without a kernel. */
     int (*weight_new)(struct kern *kern, const struct kern_matrix *parts, uint32_t part_count,

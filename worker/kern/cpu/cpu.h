@@ -223,6 +223,9 @@ int cpu_pack_plan(const struct kern_matrix *matrix, const struct cpu_level *leve
 /* Fills tiles [tile_first, tile_first + tile_count) of packed->data from the file's rows. */
 void cpu_pack(const struct kern_matrix *matrix, const struct cpu_level *level, struct cpu_packed *packed,
               uint32_t tile_first, uint32_t tile_count);
+/* Hash of the packed bytes of one small matrix of each type that has a form: any change of forms, order or
+ * rounding changes it, so nobody has to remember a version. */
+uint64_t cpu_pack_layout(const struct cpu_level *level);
 /* One row back to floats. out: (cols) */
 void cpu_unpack_row(const struct cpu_packed *packed, uint8_t byte_offset, uint32_t row, float *out);
 

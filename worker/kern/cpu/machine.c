@@ -141,6 +141,37 @@ static void pack_piece(void *arg, uint32_t piece)
     cpu_pack(job->matrix, job->level, job->packed, first, left < PACK_TILES ? left : PACK_TILES);
 }
 
+static size_t packed_bytes(const struct cpu_packed *packed)
+{
+    return packed->tile_bytes * packed->tile_count;
+}
+
+static int weight_measure(const struct cpu_level *level, const struct kern_matrix *parts, uint32_t part_count,
+                          uint64_t *ret_bytes, struct err *err)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < part_count; i++) {
+        struct cpu_packed packed;
+        int r = cpu_pack_plan(&parts[i], level, &packed, err);
+        if (r < 0) return r;
+        bytes += packed_bytes(&packed);
+    }
+    *ret_bytes = bytes;
+    return 0;
+}
+
+/* Room for a packed matrix: in the store where there is one. */
+static int packed_memory(struct kern *kern, size_t bytes, void **ret_memory, struct err *err)
+{
+    const struct kern_store *store = &kern->conf.store;
+    if (!store->base) return machine_memory(kern, bytes, ret_memory, err);
+    CHECK(bytes % CACHELINE_BYTES == 0);
+    CHECK(bytes <= store->bytes - kern->store_used); // weight_measure
+    *ret_memory = (uint8_t *)store->base + kern->store_used;
+    kern->store_used += bytes;
+    return 0;
+}
+
 static int machine_weight_new(struct kern *kern, const struct kern_matrix *parts, uint32_t part_count,
                               enum kern_pack pack, struct kern_weight **ret_weight, struct err *err)
 {
@@ -155,7 +186,7 @@ static int machine_weight_new(struct kern *kern, const struct kern_matrix *parts
         struct cpu_packed *packed = &weight->parts[i];
         CHECK(parts[i].cols == weight->cols);
         r = cpu_pack_plan(&parts[i], kern->level, packed, err);
-        if (r >= 0) r = machine_memory(kern, packed->tile_bytes * packed->tile_count, &memory, err);
+        if (r >= 0) r = packed_memory(kern, packed_bytes(packed), &memory, err);
         if (r >= 0) r = input_widen(kern, packed->block_count, err);
         if (r < 0) return r;
         packed->data = memory;
@@ -163,7 +194,8 @@ static int machine_weight_new(struct kern *kern, const struct kern_matrix *parts
         weight->reads_values |= is_float;
         weight->reads_blocks |= !is_float;
         weight->rows += packed->rows;
-        kern->weight_bytes += packed->tile_bytes * packed->tile_count;
+        kern->weight_bytes += packed_bytes(packed);
+        if (kern->conf.store.filled) continue;
         struct pack_job job = {.level = kern->level, .matrix = &parts[i], .packed = packed};
         team_run(kern->team, pack_piece, &job, (packed->tile_count + PACK_TILES - 1) / PACK_TILES);
     }
@@ -241,6 +273,15 @@ static uint64_t machine_weight_bytes(const struct kern *kern)
 }
 
 #define DEFINE_OPS(level) \
+    static int measure_##level(const struct kern_matrix *parts, uint32_t part_count, uint64_t *ret_bytes, \
+                               struct err *err) \
+    { \
+        return weight_measure(&cpu_level_##level, parts, part_count, ret_bytes, err); \
+    } \
+    static uint64_t layout_##level(void) \
+    { \
+        return cpu_pack_layout(&cpu_level_##level); \
+    } \
     static int open_##level(const struct kern_conf *conf, struct kern **ret_kern, struct err *err) \
     { \
         return machine_open(&cpu_level_##level, conf, ret_kern, err); \
@@ -249,6 +290,8 @@ static uint64_t machine_weight_bytes(const struct kern *kern)
         .name = #level, \
         .open = open_##level, \
         .close = machine_close, \
+        .weight_measure = measure_##level, \
+        .weight_layout = layout_##level, \
         .weight_new = machine_weight_new, \
         .vector_new = machine_vector_new, \
         .rows_new = machine_rows_new, \

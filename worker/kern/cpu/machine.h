@@ -45,6 +45,7 @@ struct kern {
     struct team *team;      // owned
     struct arena *arenas;   // own everything below
     uint64_t weight_bytes;  // of packed weights
+    uint64_t store_used;    // of conf.store
     bool has_float_weights; // then producers write values as well as blocks
 
     /* Input of the product that runs, when it is not an op's own rows. */
