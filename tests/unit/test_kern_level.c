@@ -174,33 +174,41 @@ static void test_kern_level_quantize_rounds_to_nearest(void **state)
     }
 }
 
-static void test_kern_level_quantize_wide_rounds_to_nearest(void **state)
+/* Outliers: every chunk gives its four largest values, each exactly; what is left rounds to nearest as if they
+ * were 0; the values come back as they were. */
+static void test_kern_level_quantize_fine_keeps_outliers_apart(void **state)
 {
     (void)state;
+    static const uint32_t block_counts[] = {1, 2, 18, 19, 48, 64};
     struct rng rng = {5};
     for (size_t l = 0; l < level_count; l++) {
-        float *values = kern_data_outliers(&rng, 64 * 32, 3.0f);
-        struct cpu_wide_block blocks[64];
-        memset(values, 0, 32 * sizeof(float));
-        levels[l]->quantize_wide(values, 64, blocks);
-        for (size_t b = 0; b < 64; b++) {
-            float largest = 0;
-            int sums[2] = {0, 0};
-            for (size_t k = 0; k < 32; k++) largest = fmaxf(largest, fabsf(values[b * 32 + k]));
-            for (size_t k = 0; k < 32; k++) {
-                int word = blocks[b].words[k];
-                assert_in_range(word + WIDE_MAX, 0, 2 * WIDE_MAX);
-                assert_int_equal(blocks[b].high[k] * 256 + blocks[b].low[k], word);
-                assert_true(blocks[b].high[k] >= -127); // -128 has no positive twin for the sign trick
-                float error = fabsf(values[b * 32 + k] - blocks[b].scales.scale * (float)word);
-                assert_true(error <= largest / WIDE_MAX * 0.502f); // the scale itself is rounded
-                sums[k / 16] += word;
+        for (size_t c = 0; c < COUNT_OF(block_counts); c++) {
+            uint32_t count = block_counts[c], chunk = cpu_chunk_blocks(count);
+            float *values = kern_data_outliers(&rng, count * 32, 3.0f), left[64 * 32], before[64 * 32];
+            struct cpu_block blocks[64], plain[64];
+            struct cpu_outlier outliers[4 * CHUNK_OUTLIERS];
+            assert_true(cpu_outlier_count(count) <= COUNT_OF(outliers));
+            if (c == 1) memset(values, 0, 63 * sizeof(float)); // fewer values than outliers
+            memcpy(before, values, count * 32 * sizeof(float));
+            memcpy(left, values, count * 32 * sizeof(float));
+            levels[l]->quantize_fine(values, count, blocks, outliers);
+            assert_memory_equal(values, before, count * 32 * sizeof(float));
+            for (uint32_t first = 0; first < count; first += chunk) {
+                const struct cpu_outlier *of_chunk = outliers + first / chunk * CHUNK_OUTLIERS;
+                uint32_t end = first + chunk < count ? first + chunk : count;
+                for (int i = 0; i < CHUNK_OUTLIERS; i++) {
+                    float largest = 0;
+                    assert_true(of_chunk[i].block < end - first && of_chunk[i].col < 32);
+                    for (uint32_t k = first * 32; k < end * 32; k++) largest = fmaxf(largest, fabsf(left[k]));
+                    float *taken = &left[(first + of_chunk[i].block) * 32 + of_chunk[i].col];
+                    assert_true(of_chunk[i].value == *taken && fabsf(*taken) == largest);
+                    *taken = 0;
+                }
             }
-            for (int h = 0; h < 2; h++)
-                assert_true(blocks[b].scales.half[h] == blocks[b].scales.scale * (float)sums[h]);
-            assert_true(blocks[b].scales.sum == blocks[b].scales.scale * (float)(sums[0] + sums[1]));
+            levels[l]->quantize(left, count, plain);
+            assert_memory_equal(blocks, plain, count * sizeof(blocks[0]));
+            free(values);
         }
-        free(values);
     }
 }
 
@@ -208,27 +216,34 @@ static void test_kern_level_quantize_wide_rounds_to_nearest(void **state)
  * relative rounding of 2^-24 each (float forms: one a column); packed weights and quantized rows are
  * taken as they are. */
 static void check_product(const struct cpu_level *level, const struct kern_matrix *matrix, uint32_t row_count,
-                          bool wide, struct rng *rng)
+                          bool fine, struct rng *rng)
 {
     struct cpu_packed packed = pack(level, matrix);
-    uint32_t padded = packed.block_count * BLOCK_COLS;
+    uint32_t padded = packed.block_count * BLOCK_COLS, outlier_count = cpu_outlier_count(packed.block_count);
     float *x = kern_data_outliers(rng, (size_t)row_count * padded, 2.0f);
     for (uint32_t r = 0; r < row_count; r++)
         for (uint32_t k = matrix->cols; k < padded; k++) x[(size_t)r * padded + k] = 0;
     struct cpu_block *blocks = malloc((size_t)row_count * packed.block_count * sizeof(*blocks));
-    struct cpu_wide_block *wide_blocks = malloc((size_t)row_count * packed.block_count *
-                                                sizeof(*wide_blocks));
+    struct cpu_outlier *outliers = malloc((size_t)row_count * outlier_count * sizeof(*outliers));
     float *out = calloc((size_t)row_count * GROUP_ROWS, sizeof(*out)), *w = malloc(padded * sizeof(*w));
-    assert_true(blocks != NULL && wide_blocks != NULL && out != NULL && w != NULL);
-    level->quantize(x, row_count * packed.block_count, blocks);
-    level->quantize_wide(x, row_count * packed.block_count, wide_blocks);
-    for (size_t i = 0; i < (size_t)row_count * padded && !is_float_type(matrix->type); i++)
-        x[i] = wide ? wide_blocks[i / 32].scales.scale * (float)wide_blocks[i / 32].words[i % 32]
-                    : blocks[i / 32].scales.scale * (float)blocks[i / 32].codes[i % 32];
-    struct cpu_input input = {.blocks = blocks,
-                              .wide_blocks = wide ? wide_blocks : NULL,
-                              .values = x,
-                              .block_count = packed.block_count};
+    assert_true(blocks != NULL && outliers != NULL && out != NULL && w != NULL);
+    for (uint32_t r = 0; r < row_count; r++) {
+        float *row = x + (size_t)r * padded;
+        struct cpu_block *row_blocks = blocks + (size_t)r * packed.block_count;
+        struct cpu_outlier *row_outliers = outliers + (size_t)r * outlier_count;
+        level->quantize(row, packed.block_count, row_blocks);
+        if (fine) level->quantize_fine(row, packed.block_count, row_blocks, row_outliers);
+        if (is_float_type(matrix->type)) continue;
+        for (uint32_t k = 0; k < padded; k++)
+            row[k] = row_blocks[k / 32].scales.scale * (float)row_blocks[k / 32].codes[k % 32];
+        for (uint32_t i = 0; fine && i < outlier_count; i++) {
+            uint32_t block = i / CHUNK_OUTLIERS * cpu_chunk_blocks(packed.block_count) +
+                             row_outliers[i].block;
+            row[block * 32 + row_outliers[i].col] += row_outliers[i].value;
+        }
+    }
+    struct cpu_input input = {
+        .blocks = blocks, .outliers = fine ? outliers : NULL, .values = x, .block_count = packed.block_count};
     for (uint32_t tile = 0; tile < packed.tile_count; tile += GROUP_ROWS / packed.tile_rows) {
         uint32_t tiles = packed.tile_count - tile, most = GROUP_ROWS / packed.tile_rows;
         level->product(&packed, tile, tiles < most ? tiles : most, &input, 0, row_count, out);
@@ -241,7 +256,8 @@ static void check_product(const struct cpu_level *level, const struct kern_matri
                     largest = fmax(largest, fabs((double)w[k]));
                     bound += fabs((double)x[(size_t)r * padded + k]);
                 }
-                uint32_t steps = is_float_type(matrix->type) ? padded : 2 * packed.block_count;
+                uint32_t steps = is_float_type(matrix->type) ? padded
+                                                             : 2 * packed.block_count + outlier_count;
                 bound *= 4 * largest * (steps + 4) * 0x1.0p-24;
                 double got = (double)out[(size_t)r * GROUP_ROWS + i];
                 if (!(fabs(got - sum) <= bound))
@@ -252,7 +268,7 @@ static void check_product(const struct cpu_level *level, const struct kern_matri
     }
     free(packed.data);
     free(blocks);
-    free(wide_blocks);
+    free(outliers);
     free(out);
     free(w);
     free(x);
@@ -288,20 +304,6 @@ static void fill_block(const int8_t pattern[2], struct cpu_block *out)
     float half = (float)(8 * (pattern[0] + pattern[1]));
     for (size_t k = 0; k < 32; k++) out->codes[k] = pattern[k % 2];
     out->scales = (struct cpu_scales){.scale = 1, .sum = 2 * half, .half = {half, half}};
-}
-
-/* The pattern in the high bytes; low bytes at the end that leaves the word in range. */
-static void fill_wide_block(const int8_t pattern[2], struct cpu_wide_block *out)
-{
-    int sum = 0;
-    for (size_t k = 0; k < 32; k++) {
-        out->high[k] = pattern[k % 2];
-        out->low[k] = pattern[k % 2] > 0 ? 127 : -128;
-        out->words[k] = (int16_t)(out->high[k] * 256 + out->low[k]);
-        sum += out->words[k];
-    }
-    out->scales = (struct cpu_scales){
-        .scale = 1, .sum = (float)sum, .half = {(float)sum / 2, (float)sum / 2}};
 }
 
 /* All codes the same bits, every scale 1, every minimum 0. */
@@ -363,16 +365,9 @@ static void test_kern_level_product_never_saturates(void **state)
             struct cpu_packed packed = pack(levels[l], &matrix);
             for (size_t p = 0; p < COUNT_OF(patterns); p++) {
                 struct cpu_block x[9 * 8];
-                struct cpu_wide_block wide[9 * 8];
-                int sum = 0, wide_sum = 0;
-                for (size_t b = 0; b < COUNT_OF(x); b++) {
-                    fill_block(patterns[p], &x[b]);
-                    fill_wide_block(patterns[p], &wide[b]);
-                }
-                for (uint32_t k = 0; k < cols; k++) {
-                    sum += cases[c].value * patterns[p][k % 2];
-                    wide_sum += cases[c].value * wide[0].words[k % 32];
-                }
+                int sum = 0;
+                for (size_t b = 0; b < COUNT_OF(x); b++) fill_block(patterns[p], &x[b]);
+                for (uint32_t k = 0; k < cols; k++) sum += cases[c].value * patterns[p][k % 2];
                 for (uint32_t x_rows = 5; x_rows <= 9; x_rows += 4) { // below and above the rows of a panel
                     struct cpu_input input = {.blocks = x, .block_count = packed.block_count};
                     float out[9 * GROUP_ROWS];
@@ -381,14 +376,6 @@ static void test_kern_level_product_never_saturates(void **state)
                         if (out[i] != (float)sum)
                             fail_msg("%s type %u fill %02x pattern %zu: %g, not %d", levels[l]->name,
                                      cases[c].type, cases[c].fill, p, (double)out[i], sum);
-                    }
-                    input.wide_blocks = wide;
-                    levels[l]->product(&packed, 0, rows / packed.tile_rows, &input, 0, x_rows, out);
-                    for (size_t i = 0; i < x_rows * GROUP_ROWS; i++) {
-                        /* Sums pass 2^24 here: the float steps round, a saturated sum would be far off. */
-                        if (!(fabsf(out[i] - (float)wide_sum) <= 1e-6f * 32 * 256 * WIDE_MAX))
-                            fail_msg("%s type %u fill %02x pattern %zu, wide: %g, not %d", levels[l]->name,
-                                     cases[c].type, cases[c].fill, p, (double)out[i], wide_sum);
                     }
                 }
             }
@@ -446,7 +433,7 @@ int main(void)
         cmocka_unit_test(test_kern_level_keeps_every_exponent),
         cmocka_unit_test(test_kern_level_pack_is_small),
         cmocka_unit_test(test_kern_level_quantize_rounds_to_nearest),
-        cmocka_unit_test(test_kern_level_quantize_wide_rounds_to_nearest),
+        cmocka_unit_test(test_kern_level_quantize_fine_keeps_outliers_apart),
         cmocka_unit_test(test_kern_level_product_matches_double),
         cmocka_unit_test(test_kern_level_product_never_saturates),
         cmocka_unit_test(test_kern_level_norm_matches_double),

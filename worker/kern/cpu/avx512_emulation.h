@@ -127,6 +127,14 @@ EMULATED emulated_m512i emulated_or_si512(emulated_m512i a, emulated_m512i b)
 {
     return a | b;
 }
+EMULATED emulated_m512i emulated_xor_si512(emulated_m512i a, emulated_m512i b)
+{
+    return a ^ b;
+}
+EMULATED emulated_m512i emulated_srl_epi32(emulated_m512i a, __m128i count) // by its low 32 bits, below 32
+{
+    return (emulated_m512i)((emulated_u32)a >> (uint32_t)_mm_cvtsi128_si32(count));
+}
 EMULATED emulated_m512i emulated_slli_epi32(emulated_m512i a, unsigned count)
 {
     return (emulated_m512i)((emulated_u32)a << count);
@@ -245,14 +253,6 @@ EMULATED_CALL __m128i emulated_cvtepi32_epi8(emulated_m512i a) // cuts, does not
     memcpy(&r, to, sizeof(r));
     return r;
 }
-EMULATED_CALL __m256i emulated_cvtepi32_epi16(emulated_m512i a) // cuts, does not saturate
-{
-    int16_t to[16];
-    for (int i = 0; i < 16; i++) to[i] = (int16_t)a[i];
-    __m256i r;
-    memcpy(&r, to, sizeof(r));
-    return r;
-}
 EMULATED void emulated_storeu_si512(void *p, emulated_m512i a)
 {
     memcpy(p, &a, sizeof(a));
@@ -278,6 +278,8 @@ EMULATED_CALL emulated_m512i emulated_dpbusd_epi32(emulated_m512i sum, emulated_
 #undef _mm512_permute_ps
 #undef _mm512_shuffle_epi32
 #undef _mm512_slli_epi16
+#undef _mm512_srl_epi32
+#undef _mm512_xor_si512
 #undef _mm512_srli_epi16
 #undef _mm512_slli_epi32
 #undef _mm512_srli_epi32
@@ -307,6 +309,8 @@ EMULATED_CALL emulated_m512i emulated_dpbusd_epi32(emulated_m512i sum, emulated_
 #define _mm512_loadu_si512 emulated_loadu_si512
 #define _mm512_add_epi32 emulated_add_epi32
 #define _mm512_and_si512 emulated_and_si512
+#define _mm512_xor_si512 emulated_xor_si512
+#define _mm512_srl_epi32 emulated_srl_epi32
 #define _mm512_or_si512 emulated_or_si512
 #define _mm512_slli_epi32 emulated_slli_epi32
 #define _mm512_srli_epi32 emulated_srli_epi32
@@ -327,7 +331,6 @@ EMULATED_CALL emulated_m512i emulated_dpbusd_epi32(emulated_m512i sum, emulated_
 #define _mm512_cvtps_ph emulated_cvtps_ph
 #define _mm512_cvtepu16_epi32 emulated_cvtepu16_epi32
 #define _mm512_storeu_si512 emulated_storeu_si512
-#define _mm512_cvtepi32_epi16 emulated_cvtepi32_epi16
 #define _mm512_cvtepi32_epi8 emulated_cvtepi32_epi8
 #define _mm512_dpbusd_epi32 emulated_dpbusd_epi32
 

@@ -33,9 +33,11 @@
  *   T4   d * iq4[code]             T4K  d * (signed byte) * iq4[code]
  *   E4   2^(byte - 128) * e2m1[code], twice the values of the microscaling format
  *
- * Activations. Integer forms multiply rows quantized per block of 32 to [-127, 127] with a float scale:
- * (inputs that matter more: to 16 bits); the integer sums are exact, and each block adds to the float result in one fixed order, so a result does
- * not depend on how rows or tiles were grouped. */
+ * Activations. Integer forms multiply rows quantized per block of 32 to [-127, 127] with a float scale; the
+ * integer sums are exact, and each block adds to the float result in one fixed order, so a result does not
+ * depend on how rows or tiles were grouped. A few columns of a normed row are far larger than the rest and
+ * cost the other columns of their blocks their precision: the largest of each chunk of blocks (outliers)
+ * are left out of the codes and added as floats after the chunk. */
 #ifndef KVASIR_KERN_CPU_CPU_H
 #define KVASIR_KERN_CPU_CPU_H
 
@@ -73,11 +75,13 @@ enum cpu_form {
 
 enum {
     BLOCK_COLS = 32,
-    SUPER_BLOCKS = 8, // blocks of a super-block
-    GROUP_ROWS = 32,  // outputs of a piece of work; a multiple of every tile_rows
-    KEY_BLOCK = 64,   // keys of a softmax step
-    PARTITION = 256,  // keys whose softmax is summed on its own; a multiple of KEY_BLOCK
-    QUERIES_MAX = 48, // query rows (rows x heads of a group) of an attention piece
+    SUPER_BLOCKS = 8,      // blocks of a super-block
+    CHUNK_BLOCKS_MAX = 18, // blocks of a chunk: unpacked codes of a few tiles fit the first-level cache
+    CHUNK_OUTLIERS = 4,    // columns of a chunk that are multiplied as floats
+    GROUP_ROWS = 32,       // outputs of a piece of work; a multiple of every tile_rows
+    KEY_BLOCK = 64,        // keys of a softmax step
+    PARTITION = 256,       // keys whose softmax is summed on its own; a multiple of KEY_BLOCK
+    QUERIES_MAX = 48,      // query rows (rows x heads of a group) of an attention piece
     HEAD_DIMS_MAX = 256,
 };
 
@@ -110,6 +114,7 @@ static inline __attribute__((always_inline)) size_t cpu_super_at(struct cpu_form
 static inline __attribute__((always_inline)) size_t cpu_scales_at(struct cpu_form_facts facts,
                                                                   uint32_t tile_rows, uint32_t block)
 {
+    if (facts.supers == 0) return (size_t)block * tile_rows * (2 * facts.halves + facts.bytes);
     return cpu_super_at(facts, tile_rows, block / SUPER_BLOCKS) +
            (size_t)tile_rows * (2 * facts.supers + block % SUPER_BLOCKS * (2 * facts.halves + facts.bytes));
 }
@@ -136,23 +141,33 @@ struct cpu_block {
     struct cpu_scales scales;
 };
 
-/* 32 activations in 16 bits, for inputs whose rounding the logits feel most: x[i] ~ scale * words[i],
- * words[i] = 256 * high[i] + low[i]. Products of bytes take high and low as two rows. */
-struct cpu_wide_block {
-    int8_t high[BLOCK_COLS]; // [-127, 127]
-    int8_t low[BLOCK_COLS];  // [-128, 127]
-    int16_t words[BLOCK_COLS];
-    struct cpu_scales scales;
+/* One activation that its block holds as 0. */
+struct cpu_outlier {
+    float value;
+    uint16_t block; // of its chunk
+    uint16_t col;   // of its block
 };
 
-enum { WIDE_MAX = 127 * 256 + 127 }; // largest word: its high byte stays at 127
+/* Blocks of a chunk, but for the last one, of a row of `block_count`: chunks are as equal as they can be. */
+static inline uint32_t cpu_chunk_blocks(uint32_t block_count)
+{
+    uint32_t chunks = (block_count + CHUNK_BLOCKS_MAX - 1) / CHUNK_BLOCKS_MAX;
+    return (block_count + chunks - 1) / chunks;
+}
+
+/* Outliers of a row. */
+static inline uint32_t cpu_outlier_count(uint32_t block_count)
+{
+    uint32_t chunk = cpu_chunk_blocks(block_count);
+    return (block_count + chunk - 1) / chunk * CHUNK_OUTLIERS;
+}
 
 /* Input rows of a product in the shapes that its forms read. */
 struct cpu_input {
-    const struct cpu_block *blocks;           // (rows, block_count); NULL when nobody reads it
-    const struct cpu_wide_block *wide_blocks; // (rows, block_count); when not NULL read instead of blocks
-    const float *values;                      // (rows, block_count * 32), zero padded, for float forms
-    uint32_t block_count;                     // of a row
+    const struct cpu_block *blocks;     // (rows, block_count); NULL when nobody reads it
+    const struct cpu_outlier *outliers; // (rows, cpu_outlier_count(block_count)), or NULL for none
+    const float *values;                // (rows, block_count * 32), zero padded, for float forms
+    uint32_t block_count;               // of a row
 };
 
 /* One attention piece: row_count * group query rows of one sequence and KV head over keys
@@ -187,7 +202,9 @@ struct cpu_level {
     void (*norm)(const float *x, const float *norm, uint32_t cols, float epsilon, float *out);
     /* values: (block_count * 32); out: (block_count) */
     void (*quantize)(const float *values, uint32_t block_count, struct cpu_block *out);
-    void (*quantize_wide)(const float *values, uint32_t block_count, struct cpu_wide_block *out);
+    /* The same without the outliers, which go to (cpu_outlier_count). values come back as they were. */
+    void (*quantize_fine)(float *values, uint32_t block_count, struct cpu_block *out,
+                          struct cpu_outlier *outliers);
     /* out[i] = silu(gate[i]) * up[i]; count is a multiple of 32 */
     void (*swiglu)(const float *gate, const float *up, uint32_t count, float *out);
 

@@ -118,11 +118,14 @@ static int input_widen(struct kern *kern, uint32_t block_count, struct err *err)
 {
     if (block_count <= kern->input_blocks_max) return 0;
     size_t count = (size_t)kern->conf.rows_max * block_count;
-    void *blocks, *values;
-    int r = machine_memory(kern, count * sizeof(struct cpu_wide_block), &blocks, err);
+    size_t outlier_count = (size_t)kern->conf.rows_max * cpu_outlier_count(block_count);
+    void *blocks, *outliers, *values;
+    int r = machine_memory(kern, count * sizeof(struct cpu_block), &blocks, err);
+    if (r >= 0) r = machine_memory(kern, outlier_count * sizeof(struct cpu_outlier), &outliers, err);
     if (r >= 0) r = machine_memory(kern, count * BLOCK_COLS * sizeof(float), &values, err);
     if (r < 0) return r;
     kern->input_blocks = blocks;
+    kern->input_outliers = outliers;
     kern->input_values = values;
     kern->input_blocks_max = block_count;
     return 0;
@@ -226,8 +229,7 @@ static int machine_rows_new(struct kern *kern, uint32_t row_count, uint32_t cols
     int r = machine_memory(kern, sizeof(struct kern_rows), &memory, err);
     if (r >= 0) r = machine_memory(kern, (size_t)row_count * cols * sizeof(float), &values, err);
     if (r >= 0)
-        r = machine_memory(kern, (size_t)row_count * block_count * sizeof(struct cpu_wide_block), &blocks,
-                           err);
+        r = machine_memory(kern, (size_t)row_count * block_count * sizeof(struct cpu_block), &blocks, err);
     if (r < 0) return r;
     struct kern_rows *rows = memory;
     *rows = (struct kern_rows){.row_count = row_count,

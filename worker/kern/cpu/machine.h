@@ -49,9 +49,10 @@ struct kern {
     bool has_float_weights; // then producers write values as well as blocks
 
     /* Input of the product that runs, when it is not an op's own rows. */
-    uint32_t input_blocks_max; // columns of the widest weight, in blocks
-    void *input_blocks;        // (rows_max, input_blocks_max) cpu_block or cpu_wide_block
-    float *input_values;       // (rows_max, input_blocks_max * 32)
+    uint32_t input_blocks_max;          // columns of the widest weight, in blocks
+    struct cpu_block *input_blocks;     // (rows_max, input_blocks_max)
+    struct cpu_outlier *input_outliers; // (rows_max, cpu_outlier_count(input_blocks_max))
+    float *input_values;                // (rows_max, input_blocks_max * 32)
 
     /* Rotation of each row of the step, kept while positions stay the same (one step, all layers). */
     uint32_t *rotation_positions; // (rows_max), UINT32_MAX when unset

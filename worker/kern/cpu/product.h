@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* product - template of the matrix products, over the vocabulary of a simd_*.h included before.
  *
- * A cell is a register tile: CELL_TILES weight tiles x CELL_ROWS activation rows (half as many when they are
- * wide). For each block of 32 columns codes are multiplied and summed as integers, exactly; then
+ * A cell is a register tile: CELL_TILES weight tiles x CELL_ROWS activation rows. For each block of 32 columns
+ * codes are multiplied and summed as integers, exactly; then
  *   f += float(sum) * (d * scale);  f += minimum * activation_sum
- * in this order, block after block. The order is the same in cells of every size, packed or unpacked first,
- * so a result is the same bits wherever its row lands. Float forms add column after column with one
- * fused multiply-add each. */
+ * in this order, block after block; after each chunk of blocks, for each of its outliers in their order,
+ *   f += (d * code + minimum) * outlier
+ * The order is the same in cells of every size, packed or unpacked first, so a result is the same bits wherever
+ * its row lands. Float forms add column after column with one fused multiply-add each. */
 #ifndef KVASIR_KERN_CPU_PRODUCT_H
 #define KVASIR_KERN_CPU_PRODUCT_H
 
@@ -27,7 +28,6 @@ struct kind {
     int halves;           // scales of a block
     bool panel;           // codes unpacked, scales in f32
     bool has_min;         // packed scales hold a minimum; else it is -centre * d
-    bool wide;            // activations of two bytes
     int centre;           // 0: codes are signed, there is no minimum at all
 };
 
@@ -40,9 +40,9 @@ static const uint8_t iq4_table[16] = {DEQUANT_IQ4_VALUES(X)};
 static const uint8_t e2m1_table[16] = {DEQUANT_E2M1_DOUBLED(X)};
 #undef X
 
-INLINE struct kind kind_of(enum cpu_form form, bool wide)
+INLINE struct kind kind_of(enum cpu_form form)
 {
-    struct kind kind = {.form = form, .wide = wide, .halves = 1, .bits = 4};
+    struct kind kind = {.form = form, .halves = 1, .bits = 4};
     switch (form) {
     case FORM_N4: kind.centre = 8; break;
     case FORM_N4M: kind.has_min = true; break;
@@ -78,23 +78,6 @@ INLINE int kind_sum_groups(struct kind kind)
     return kind.product_bits == 6 ? SUM_GROUPS_6 : kind.product_bits == 5 ? SUM_GROUPS_5 : SUM_GROUPS_4;
 }
 
-/* Bytes times wide activations, where 16-bit products cost less than two byte products. */
-INLINE bool kind_words(struct kind kind)
-{
-    return WORD_PRODUCTS && kind.product_bits == 8 && kind.wide;
-}
-
-INLINE size_t kind_block_bytes(struct kind kind) // of activations
-{
-    return kind.wide ? sizeof(struct cpu_wide_block) : sizeof(struct cpu_block);
-}
-
-INLINE const struct cpu_scales *kind_scales(struct kind kind, const uint8_t *x)
-{
-    return (const struct cpu_scales *)(const void *)(x + (kind.wide ? offsetof(struct cpu_wide_block, scales)
-                                                                    : offsetof(struct cpu_block, scales)));
-}
-
 /* The codes of group g of a block. */
 INLINE vcode group_codes(struct kind kind, const uint8_t *codes, int g)
 {
@@ -112,20 +95,19 @@ INLINE vcode group_codes(struct kind kind, const uint8_t *codes, int g)
     return kind.table != NULL ? code_lookup(kind.table, nibbles) : nibbles;
 }
 
-/* Integer sums of groups [g_first, g_end) of one block for a cell. Wide rows take two places: the sums of their
- * high and of their low bytes. */
+/* Integer sums of groups [g_first, g_end) of one block for a cell. */
 INLINE void sum_groups(struct kind kind, int tiles, int rows, int g_first, int g_end,
-                       const uint8_t *const *codes, const uint8_t *const *x, vsum sums[CELL_TILES][CELL_ROWS])
+                       const uint8_t *const *codes, const struct cpu_block *const *x,
+                       vsum sums[CELL_TILES][CELL_ROWS])
 {
-    const int places = kind.wide ? rows * 2 : rows;
     const int per_sum = kind_sum_groups(kind);
     vpart parts[CELL_TILES][CELL_ROWS];
     UNROLL for (int t = 0; t < tiles; t++)
     {
-        UNROLL for (int p = 0; p < places; p++)
+        UNROLL for (int r = 0; r < rows; r++)
         {
-            sums[t][p] = sum_zero();
-            parts[t][p] = part_zero();
+            sums[t][r] = sum_zero();
+            parts[t][r] = part_zero();
         }
     }
     UNROLL for (int g = g_first; g < g_end; g++)
@@ -134,18 +116,17 @@ INLINE void sum_groups(struct kind kind, int tiles, int rows, int g_first, int g
         bool starts = (g - g_first) % per_sum == 0,
              ends = (g - g_first) % per_sum == per_sum - 1 || g == g_end - 1;
         UNROLL for (int t = 0; t < tiles; t++) w[t] = group_codes(kind, codes[t], g);
-        UNROLL for (int p = 0; p < places; p++)
+        UNROLL for (int r = 0; r < rows; r++)
         {
-            const uint8_t *four = kind.wide ? x[p / 2] + p % 2 * BLOCK_COLS : x[p];
-            vcode a = activation_load((const int8_t *)four + g * 4);
+            vcode a = activation_load(x[r]->codes + g * 4);
             UNROLL for (int t = 0; t < tiles; t++)
             {
                 if (kind.product_bits == 8) {
-                    sums[t][p] = sum_add_bytes(sums[t][p], w[t], a);
+                    sums[t][r] = sum_add_bytes(sums[t][r], w[t], a);
                     continue;
                 }
-                parts[t][p] = part_add(starts ? part_zero() : parts[t][p], w[t], a);
-                if (ends) sums[t][p] = sum_add_part(sums[t][p], parts[t][p]);
+                parts[t][r] = part_add(starts ? part_zero() : parts[t][r], w[t], a);
+                if (ends) sums[t][r] = sum_add_part(sums[t][r], parts[t][r]);
             }
         }
     }
@@ -189,46 +170,17 @@ INLINE void read_scales(struct kind kind, const uint8_t *scales, uint32_t b, int
                                 : vf_mul(*ret_d, vf_set1((float)-kind.centre));
 }
 
-/* Sums of a block of bytes with wide activations; see kind_words. */
-INLINE void sum_words(struct kind kind, int tiles, int rows, const uint8_t *const *codes,
-                      const uint8_t *const *x, vsum sums[CELL_TILES][CELL_ROWS])
-{
-    vword words[CELL_TILES][CELL_ROWS];
-    UNROLL for (int t = 0; t < tiles; t++)
-    {
-        UNROLL for (int r = 0; r < rows; r++) words[t][r] = word_zero();
-    }
-    UNROLL for (int g = 0; g < 8; g++)
-    {
-        UNROLL for (int t = 0; t < tiles; t++)
-        {
-            vword_codes w = kind.panel || kind.bits == 8 ? word_codes_load(codes[t] + g * VECTOR_BYTES)
-                                                         : word_codes_of(group_codes(kind, codes[t], g));
-            UNROLL for (int r = 0; r < rows; r++)
-            {
-                const int16_t *words_of_row =
-                    (const int16_t *)(const void *)(x[r] + offsetof(struct cpu_wide_block, words));
-                words[t][r] = word_add(words[t][r], w, words_of_row + g * 4);
-            }
-        }
-    }
-    UNROLL for (int t = 0; t < tiles; t++)
-    {
-        UNROLL for (int r = 0; r < rows; r++) sums[t][r] = sum_of_words(words[t][r]);
-    }
-}
-
-/* Adds block after block to f. codes, x: of the first block of each tile and row; scales: of each tile. ahead: what to
- * bring into the cache meanwhile, as many bytes as are read here. It must go through memory in one line:
- * asking for the tiles' streams in turn, as they are read, reached 12 GB/s where one line reaches 19
- * (of 22 that a Zen 3 core can read). */
-INLINE void add_blocks(struct kind kind, int tiles, int rows, uint32_t block_count, const uint8_t **codes,
-                       const uint8_t *const *scales, const uint8_t **x, const uint8_t *ahead,
-                       vf f[CELL_TILES][CELL_ROWS])
+/* Adds blocks [block_first, block_end) to f. codes, x: of the first of them, of each tile and row; scales: of
+ * block 0 of each tile. ahead: what to bring into the cache meanwhile, as many bytes as are read here. It must
+ * go through memory in one line: asking for the tiles' streams in turn, as they are read, reached 12 GB/s
+ * where one line reaches 19 (of 22 that a Zen 3 core can read). */
+INLINE void add_blocks(struct kind kind, int tiles, int rows, uint32_t block_first, uint32_t block_end,
+                       const uint8_t **codes, const uint8_t *const *scales, const struct cpu_block **x,
+                       const uint8_t *ahead, vf f[CELL_TILES][CELL_ROWS])
 {
     const int halves = kind.halves;
     const size_t ahead_bytes = (size_t)tiles * (kind_code_bytes(kind) + kind_scale_bytes(kind));
-    for (uint32_t b = 0; b < block_count; b++) {
+    for (uint32_t b = block_first; b < block_end; b++) {
         if (!kind.panel) { // panels are in the cache; panel_rows looks ahead for them
             UNROLL for (size_t i = 0; i < ahead_bytes; i += CACHELINE_BYTES) prefetch(ahead + i);
             ahead += ahead_bytes;
@@ -236,26 +188,56 @@ INLINE void add_blocks(struct kind kind, int tiles, int rows, uint32_t block_cou
         UNROLL for (int h = 0; h < halves; h++)
         {
             vsum sums[CELL_TILES][CELL_ROWS];
-            if (kind_words(kind)) sum_words(kind, tiles, rows, codes, x, sums);
-            else sum_groups(kind, tiles, rows, h * 8 / halves, (h + 1) * 8 / halves, codes, x, sums);
+            sum_groups(kind, tiles, rows, h * 8 / halves, (h + 1) * 8 / halves, codes, x, sums);
             UNROLL for (int t = 0; t < tiles; t++)
             {
                 vf d, minimum;
                 read_scales(kind, scales[t], b, h, &d, &minimum);
                 UNROLL for (int r = 0; r < rows; r++)
                 {
-                    const struct cpu_scales *xs = kind_scales(kind, x[r]);
-                    vsum sum = sums[t][r];
-                    if (kind.wide && !kind_words(kind))
-                        sum = sum_of_bytes(sums[t][r * 2], sums[t][r * 2 + 1]);
-                    f[t][r] = vf_fma(vf_of_sum(sum), vf_mul(d, vf_set1(xs->scale)), f[t][r]);
+                    const struct cpu_scales *xs = &x[r]->scales;
+                    f[t][r] = vf_fma(vf_of_sum(sums[t][r]), vf_mul(d, vf_set1(xs->scale)), f[t][r]);
                     if (kind.has_min || kind.centre != 0)
                         f[t][r] = vf_fma(minimum, vf_set1(halves == 2 ? xs->half[h] : xs->sum), f[t][r]);
                 }
             }
         }
         UNROLL for (int t = 0; t < tiles; t++) codes[t] += kind_code_bytes(kind);
-        UNROLL for (int r = 0; r < rows; r++) x[r] += kind_block_bytes(kind);
+        UNROLL for (int r = 0; r < rows; r++) x[r]++;
+    }
+}
+
+/* Column `col` of a block as floats. codes: of the block; scales: of block 0, as `block` counts. */
+INLINE vf column_weights(struct kind kind, const uint8_t *codes, const uint8_t *scales, uint32_t block,
+                         uint32_t col)
+{
+    vf d, minimum;
+    vcode group = group_codes(kind, codes, (int)col / 4);
+    read_scales(kind, scales, block, kind.halves == 2 ? (int)col / 16 : 0, &d, &minimum);
+    if (kind.product_bits == 8) { // signed bytes are turned to unsigned ones
+        vf code = vf_of_sum(code_column(group, col % 4, 128 - BYTE_OFFSET));
+        return vf_mul(d, vf_sub(code, vf_set1(128)));
+    }
+    return vf_fma(vf_of_sum(code_column(group, col % 4, 0)), d, minimum);
+}
+
+/* Adds the outliers of a chunk of each row to f. codes: of the chunk's first block of each tile; scales: of
+ * block 0, when the chunk begins at `block_first`. */
+INLINE void add_outliers(struct kind kind, int tiles, int rows, uint32_t block_first,
+                         const uint8_t *const *codes, const uint8_t *const *scales,
+                         const struct cpu_outlier *outliers, size_t row_outliers, vf f[CELL_TILES][CELL_ROWS])
+{
+    for (int i = 0; i < CHUNK_OUTLIERS; i++, outliers++) {
+        UNROLL for (int r = 0; r < rows; r++)
+        {
+            const struct cpu_outlier *outlier = outliers + (size_t)r * row_outliers;
+            UNROLL for (int t = 0; t < tiles; t++)
+            {
+                vf w = column_weights(kind, codes[t] + outlier->block * kind_code_bytes(kind), scales[t],
+                                      block_first + outlier->block, outlier->col);
+                f[t][r] = vf_fma(w, vf_set1(outlier->value), f[t][r]);
+            }
+        }
     }
 }
 
@@ -276,10 +258,10 @@ INLINE void store_cell(int tiles, int rows, vf f[CELL_TILES][CELL_ROWS], float *
     }
 }
 
-/* Some blocks of CELL_TILES tiles, unpacked once for many rows. */
+/* A chunk of CELL_TILES tiles, unpacked once for many rows. */
 struct panel {
-    _Alignas(64) uint8_t codes[CELL_TILES][PANEL_BLOCKS * 8 * VECTOR_BYTES];
-    _Alignas(64) float scales[CELL_TILES][PANEL_BLOCKS * 2 * 2 * LANES];
+    _Alignas(64) uint8_t codes[CELL_TILES][CHUNK_BLOCKS_MAX * 8 * VECTOR_BYTES];
+    _Alignas(64) float scales[CELL_TILES][CHUNK_BLOCKS_MAX * 2 * 2 * LANES];
 };
 
 INLINE void unpack_panel(struct kind kind, const struct cpu_packed *weight, uint32_t tile,
@@ -305,91 +287,122 @@ INLINE void unpack_panel(struct kind kind, const struct cpu_packed *weight, uint
     }
 }
 
+/* Rows of an input as a cell reads them. */
+struct cell_rows {
+    const struct cpu_block *blocks; // (rows, block_count)
+    uint32_t block_count;
+    const struct cpu_outlier *outliers; // (rows, outlier_count), or NULL
+    size_t outlier_count;
+};
+
+INLINE struct cell_rows rows_from(const struct cell_rows *rows, uint32_t row, uint32_t block)
+{
+    struct cell_rows from = *rows;
+    from.blocks += (size_t)row * rows->block_count + block;
+    if (rows->outliers != NULL)
+        from.outliers += row * rows->outlier_count +
+                         block / cpu_chunk_blocks(rows->block_count) * CHUNK_OUTLIERS;
+    return from;
+}
+
 /* A register tile of outputs for blocks that lie packed in the weight, or unpacked in a panel. */
 INLINE void packed_cell(struct kind kind, int tiles, int rows, const struct cpu_packed *weight, uint32_t tile,
-                        const uint8_t *x, size_t row_bytes, const uint8_t *ahead, float *out)
+                        const struct cell_rows *x, const uint8_t *ahead, float *out)
 {
-    const uint8_t *codes[CELL_TILES], *scales[CELL_TILES], *row[CELL_ROWS];
+    const uint32_t chunk = cpu_chunk_blocks(weight->block_count);
+    const uint8_t *codes[CELL_TILES], *scales[CELL_TILES];
+    const struct cpu_block *row[CELL_ROWS];
     vf f[CELL_TILES][CELL_ROWS];
     UNROLL for (int t = 0; t < tiles; t++)
     {
         codes[t] = weight->data + (tile + (uint32_t)t) * weight->tile_bytes;
         scales[t] = codes[t] + kind_code_bytes(kind) * weight->block_count;
     }
-    UNROLL for (int r = 0; r < rows; r++) row[r] = x + (size_t)r * row_bytes;
+    UNROLL for (int r = 0; r < rows; r++) row[r] = x->blocks + (size_t)r * x->block_count;
     load_cell(tiles, rows, NULL, f);
-    add_blocks(kind, tiles, rows, weight->block_count, codes, scales, row, ahead, f);
+    for (uint32_t first = 0; first < weight->block_count; first += chunk) {
+        uint32_t left = weight->block_count - first, count = left < chunk ? left : chunk;
+        const uint8_t *chunk_codes[CELL_TILES];
+        UNROLL for (int t = 0; t < tiles; t++) chunk_codes[t] = codes[t];
+        add_blocks(kind, tiles, rows, first, first + count, codes, scales, row, ahead, f);
+        ahead += count * (size_t)tiles * (kind_code_bytes(kind) + kind_scale_bytes(kind));
+        if (x->outliers != NULL)
+            add_outliers(kind, tiles, rows, first, chunk_codes, scales,
+                         x->outliers + first / chunk * CHUNK_OUTLIERS, x->outlier_count, f);
+    }
     store_cell(tiles, rows, f, out);
 }
 
 INLINE void panel_cell(struct kind kind, int rows, const struct panel *panel, uint32_t block_count,
-                       bool first, const uint8_t *x, size_t row_bytes, float *out)
+                       bool first, const struct cell_rows *x, float *out)
 {
-    const uint8_t *codes[CELL_TILES], *scales[CELL_TILES], *row[CELL_ROWS];
+    const uint8_t *codes[CELL_TILES], *chunk_codes[CELL_TILES], *scales[CELL_TILES];
+    const struct cpu_block *row[CELL_ROWS];
     vf f[CELL_TILES][CELL_ROWS];
     kind.panel = true;
     UNROLL for (int t = 0; t < CELL_TILES; t++)
     {
-        codes[t] = panel->codes[t];
+        chunk_codes[t] = codes[t] = panel->codes[t];
         scales[t] = (const uint8_t *)panel->scales[t];
     }
-    UNROLL for (int r = 0; r < rows; r++) row[r] = x + (size_t)r * row_bytes;
+    UNROLL for (int r = 0; r < rows; r++) row[r] = x->blocks + (size_t)r * x->block_count;
     if (first) load_cell(CELL_TILES, rows, NULL, f);
     else load_cell(CELL_TILES, rows, out, f);
-    add_blocks(kind, CELL_TILES, rows, block_count, codes, scales, row, NULL, f);
+    add_blocks(kind, CELL_TILES, rows, 0, block_count, codes, scales, row, NULL, f);
+    if (x->outliers != NULL)
+        add_outliers(kind, CELL_TILES, rows, 0, chunk_codes, scales, x->outliers, x->outlier_count, f);
     store_cell(CELL_TILES, rows, f, out);
 }
 
 /* Few rows: codes are unpacked in registers, each cell anew. `rows` is a constant in each call, so that a cell
  * is straight code on registers. The first cell brings the next tiles into the cache. */
 INLINE void packed_rows(struct kind kind, int tiles, const struct cpu_packed *weight, uint32_t tile,
-                        const uint8_t *x, size_t row_bytes, uint32_t row_count, float *out)
+                        const struct cell_rows *x, uint32_t row_count, float *out)
 {
-    const uint32_t most = kind.wide ? CELL_ROWS / 2 : CELL_ROWS;
     const uint8_t *here = weight->data + tile * weight->tile_bytes;
     const uint8_t *ahead = here + (size_t)tiles * weight->tile_bytes; // past the last tile: a hint, no access
     for (uint32_t r = 0; r < row_count;) {
-        const uint8_t *from = x + r * row_bytes;
+        struct cell_rows from = rows_from(x, r, 0);
         float *to = out + (size_t)r * GROUP_ROWS;
-        if (tiles == CELL_TILES && row_count - r >= most) {
-            packed_cell(kind, tiles, (int)most, weight, tile, from, row_bytes, ahead, to);
-            r += most;
-        } else if (tiles == CELL_TILES && most > 2 && row_count - r >= 2) {
-            packed_cell(kind, tiles, 2, weight, tile, from, row_bytes, ahead, to);
+        if (tiles == CELL_TILES && row_count - r >= CELL_ROWS) {
+            packed_cell(kind, tiles, CELL_ROWS, weight, tile, &from, ahead, to);
+            r += CELL_ROWS;
+        } else if (tiles == CELL_TILES && CELL_ROWS > 2 && row_count - r >= 2) {
+            packed_cell(kind, tiles, 2, weight, tile, &from, ahead, to);
             r += 2;
         } else {
-            packed_cell(kind, tiles, 1, weight, tile, from, row_bytes, ahead, to);
+            packed_cell(kind, tiles, 1, weight, tile, &from, ahead, to);
             r += 1;
         }
         ahead = here; // in the cache already
     }
 }
 
-/* Many rows: PANEL_BLOCKS blocks are unpacked once and stay in the first-level cache while the rows stream. */
-INLINE void panel_rows(struct kind kind, const struct cpu_packed *weight, uint32_t tile, const uint8_t *x,
-                       size_t row_bytes, uint32_t row_count, float *out)
+/* Many rows: a chunk is unpacked once and stays in the first-level cache while the rows stream. */
+INLINE void panel_rows(struct kind kind, const struct cpu_packed *weight, uint32_t tile,
+                       const struct cell_rows *x, uint32_t row_count, float *out)
 {
-    const uint32_t most = kind.wide ? CELL_ROWS / 2 : CELL_ROWS;
+    const uint32_t chunk = cpu_chunk_blocks(weight->block_count);
     /* The next tiles come into the cache a few lines with each cell. */
     const uint8_t *ahead = weight->data + (tile + CELL_TILES) * weight->tile_bytes;
     const size_t ahead_lines = CELL_TILES * weight->tile_bytes / CACHELINE_BYTES;
-    const size_t cells = (row_count / most) * ((weight->block_count + PANEL_BLOCKS - 1) / PANEL_BLOCKS);
+    const size_t cells = (row_count / CELL_ROWS) * ((weight->block_count + chunk - 1) / chunk);
     const size_t step = (ahead_lines / cells + 1) * CACHELINE_BYTES;
     struct panel panel;
-    for (uint32_t first = 0; first < weight->block_count; first += PANEL_BLOCKS) {
-        uint32_t left = weight->block_count - first, count = left < PANEL_BLOCKS ? left : PANEL_BLOCKS;
-        const uint8_t *from = x + first * kind_block_bytes(kind);
+    for (uint32_t first = 0; first < weight->block_count; first += chunk) {
+        uint32_t left = weight->block_count - first, count = left < chunk ? left : chunk;
         uint32_t r = 0;
         unpack_panel(kind, weight, tile, first, count, &panel);
-        for (; r + most <= row_count; r += most) {
+        for (; r + CELL_ROWS <= row_count; r += CELL_ROWS) {
+            struct cell_rows from = rows_from(x, r, first);
             for (size_t i = 0; i < step; i += CACHELINE_BYTES) prefetch(ahead + i);
             ahead += step;
-            panel_cell(kind, (int)most, &panel, count, first == 0, from + r * row_bytes, row_bytes,
-                       out + (size_t)r * GROUP_ROWS);
+            panel_cell(kind, CELL_ROWS, &panel, count, first == 0, &from, out + (size_t)r * GROUP_ROWS);
         }
-        for (; r < row_count; r++)
-            panel_cell(kind, 1, &panel, count, first == 0, from + r * row_bytes, row_bytes,
-                       out + (size_t)r * GROUP_ROWS);
+        for (; r < row_count; r++) {
+            struct cell_rows from = rows_from(x, r, first);
+            panel_cell(kind, 1, &panel, count, first == 0, &from, out + (size_t)r * GROUP_ROWS);
+        }
     }
 }
 
@@ -434,42 +447,39 @@ INLINE void float_rows(enum cpu_form form, int tiles, const struct cpu_packed *w
                    out + (size_t)r * GROUP_ROWS);
 }
 
-/* Rows of a piece on some tiles; the form and the width of the activations are constants. */
-INLINE void product_rows(enum cpu_form form, bool wide, int tiles, const struct cpu_packed *weight,
-                         uint32_t tile, const struct cpu_input *input, uint32_t row, uint32_t row_count,
-                         float *out)
+/* Rows of a piece on some tiles; the form is a constant. */
+INLINE void product_rows(enum cpu_form form, int tiles, const struct cpu_packed *weight, uint32_t tile,
+                         const struct cpu_input *input, uint32_t row, uint32_t row_count, float *out)
 {
     if (form == FORM_F32 || form == FORM_F16 || form == FORM_BF16) {
         size_t row_values = (size_t)input->block_count * BLOCK_COLS;
         float_rows(form, tiles, weight, tile, input->values + row * row_values, row_values, row_count, out);
         return;
     }
-    struct kind kind = kind_of(form, wide);
-    size_t row_bytes = input->block_count * kind_block_bytes(kind);
-    const uint8_t *x = (wide ? (const uint8_t *)input->wide_blocks : (const uint8_t *)input->blocks) +
-                       row * row_bytes;
+    const struct kind kind = kind_of(form);
+    const struct cell_rows all = {.blocks = input->blocks,
+                                  .block_count = input->block_count,
+                                  .outliers = input->outliers,
+                                  .outlier_count = cpu_outlier_count(input->block_count)};
+    const struct cell_rows x = rows_from(&all, row, 0);
     if (tiles == CELL_TILES && kind.bits < 8 && row_count >= PANEL_ROWS)
-        panel_rows(kind, weight, tile, x, row_bytes, row_count, out);
-    else packed_rows(kind, tiles, weight, tile, x, row_bytes, row_count, out);
+        panel_rows(kind, weight, tile, &x, row_count, out);
+    else packed_rows(kind, tiles, weight, tile, &x, row_count, out);
 }
 
-#define DEFINE_PRODUCT(form, wide) \
-    static __attribute__((noinline)) void product_##form##_##wide( \
+#define DEFINE_PRODUCT(form) \
+    static __attribute__((noinline)) void product_##form( \
         const struct cpu_packed *weight, uint32_t tile_first, uint32_t tile_count, \
         const struct cpu_input *input, uint32_t row, uint32_t row_count, float *out) \
     { \
         uint32_t t = 0; \
         for (; t + CELL_TILES <= tile_count; t += CELL_TILES) \
-            product_rows(form, wide, CELL_TILES, weight, tile_first + t, input, row, row_count, \
-                         out + t * LANES); \
+            product_rows(form, CELL_TILES, weight, tile_first + t, input, row, row_count, out + t * LANES); \
         for (; t < tile_count; t++) \
-            product_rows(form, wide, 1, weight, tile_first + t, input, row, row_count, out + t * LANES); \
+            product_rows(form, 1, weight, tile_first + t, input, row, row_count, out + t * LANES); \
     }
-#define X(form, code_bytes, halves, bytes, supers) DEFINE_PRODUCT(form, false)
+#define X(form, code_bytes, halves, bytes, supers) DEFINE_PRODUCT(form)
 CPU_FORMS(X)
-#undef X
-#define X(form, code_bytes, halves, bytes, supers) DEFINE_PRODUCT(form, true)
-CPU_INTEGER_FORMS(X)
 #undef X
 
 static void product(const struct cpu_packed *weight, uint32_t tile_first, uint32_t tile_count,
@@ -478,20 +488,10 @@ static void product(const struct cpu_packed *weight, uint32_t tile_first, uint32
     CHECK(weight->tile_rows == LANES);
     CHECK(input->block_count == weight->block_count);
     CHECK(tile_count * LANES <= GROUP_ROWS);
-    bool wide = input->wide_blocks != NULL;
     switch (weight->form) {
 #define X(form, code_bytes, halves, bytes, supers) \
-    case form: \
-        if (wide) product_##form##_true(weight, tile_first, tile_count, input, row_first, row_count, out); \
-        else product_##form##_false(weight, tile_first, tile_count, input, row_first, row_count, out); \
-        return;
-        CPU_INTEGER_FORMS(X)
-#undef X
-#define X(form, code_bytes, halves, bytes, supers) \
-    case form: \
-        product_##form##_false(weight, tile_first, tile_count, input, row_first, row_count, out); \
-        return;
-        CPU_FLOAT_FORMS(X)
+    case form: product_##form(weight, tile_first, tile_count, input, row_first, row_count, out); return;
+        CPU_FORMS(X)
 #undef X
     case FORMS_COUNT: break;
     }

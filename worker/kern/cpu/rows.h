@@ -63,31 +63,47 @@ INLINE struct cpu_scales scales_of(float scale, const int32_t sums[2])
                                .half = {scale * (float)sums[0], scale * (float)sums[1]}};
 }
 
+INLINE void quantize_block(const float *x, float largest, struct cpu_block *out)
+{
+    int32_t sums[2];
+    quantize_codes(x, largest > TINY ? 127.0f / largest : 0, out->codes, sums);
+    out->scales = scales_of(largest > TINY ? largest / 127.0f : 0, sums);
+}
+
 static void quantize_row(const float *values, uint32_t block_count, struct cpu_block *out)
 {
     for (uint32_t b = 0; b < block_count; b++) {
         const float *x = values + (size_t)b * BLOCK_COLS;
-        float largest = largest_of(x);
-        int32_t sums[2];
-        quantize_codes(x, largest > TINY ? 127.0f / largest : 0, out[b].codes, sums);
-        out[b].scales = scales_of(largest > TINY ? largest / 127.0f : 0, sums);
+        quantize_block(x, largest_of(x), &out[b]);
     }
 }
 
-static void quantize_wide_row(const float *values, uint32_t block_count, struct cpu_wide_block *out)
+/* Takes the largest value out of `block_count` blocks; largest: of each block, kept up to date. */
+INLINE struct cpu_outlier take_outlier(float *values, uint32_t block_count, float *largest)
 {
-    const float steps = WIDE_MAX;
-    for (uint32_t b = 0; b < block_count; b++) {
-        const float *x = values + (size_t)b * BLOCK_COLS;
-        float largest = largest_of(x);
-        int32_t sums[2];
-        quantize_words(x, largest > TINY ? steps / largest : 0, out[b].words, sums);
-        /* Rounding the high byte to nearest leaves a low byte in [-128, 127]. */
-        for (uint32_t k = 0; k < BLOCK_COLS; k++) {
-            out[b].high[k] = (int8_t)((out[b].words[k] + 128) >> 8);
-            out[b].low[k] = (int8_t)out[b].words[k];
-        }
-        out[b].scales = scales_of(largest > TINY ? largest / steps : 0, sums);
+    uint32_t b = 0, k = 0;
+    for (uint32_t i = 1; i < block_count; i++) b = largest[i] > largest[b] ? i : b;
+    float *x = values + (size_t)b * BLOCK_COLS;
+    while (k < BLOCK_COLS - 1 && fabsf(x[k]) != largest[b]) k++;
+    struct cpu_outlier outlier = {.value = x[k], .block = (uint16_t)b, .col = (uint16_t)k};
+    x[k] = 0;
+    largest[b] = largest_of(x);
+    return outlier;
+}
+
+static void quantize_fine_row(float *values, uint32_t block_count, struct cpu_block *out,
+                              struct cpu_outlier *outliers)
+{
+    const uint32_t chunk = cpu_chunk_blocks(block_count);
+    for (uint32_t first = 0; first < block_count; first += chunk, outliers += CHUNK_OUTLIERS) {
+        uint32_t count = block_count - first < chunk ? block_count - first : chunk;
+        float *x = values + (size_t)first * BLOCK_COLS;
+        float largest[CHUNK_BLOCKS_MAX];
+        for (uint32_t b = 0; b < count; b++) largest[b] = largest_of(x + b * BLOCK_COLS);
+        for (int i = 0; i < CHUNK_OUTLIERS; i++) outliers[i] = take_outlier(x, count, largest);
+        for (uint32_t b = 0; b < count; b++) quantize_block(x + b * BLOCK_COLS, largest[b], &out[first + b]);
+        for (int i = CHUNK_OUTLIERS - 1; i >= 0; i--) // the last taken first: one may have been taken twice
+            x[outliers[i].block * BLOCK_COLS + outliers[i].col] = outliers[i].value;
     }
 }
 

@@ -26,9 +26,7 @@ enum {
     SUM_GROUPS_4 = 8, // groups that fit in 16 bits, by bits of the code
     SUM_GROUPS_5 = 4,
     SUM_GROUPS_6 = 2,
-    WORD_PRODUCTS = 1, // bytes x wide activations as 16-bit products
-    PANEL_BLOCKS = 18, // 2 tiles of it are 9 KiB of codes and 4.5 of scales
-    PANEL_ROWS = 8,    // from here on unpacking once pays
+    PANEL_ROWS = 8, // from here on unpacking once pays
 };
 
 /* Keeps the compiler from building a tree of sums, which would spill every product. */
@@ -181,22 +179,6 @@ INLINE void quantize_codes(const float *x, float inverse, int8_t *out, int32_t r
     ret_sums[1] = _mm_extract_epi32(sums, 1);
 }
 
-/* The same to 16 bits, x in [-WIDE_MAX, WIDE_MAX] after scaling. */
-INLINE void quantize_words(const float *x, float inverse, int16_t *out, int32_t ret_sums[2])
-{
-    __m256 scale = _mm256_set1_ps(inverse);
-    for (int i = 0; i < 2; i++) {
-        __m256i low = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i * 16), scale));
-        __m256i high = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i * 16 + 8), scale));
-        __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xD8);
-        _mm256_storeu_si256((__m256i *)(void *)(out + i * 16), words);
-        __m256i pairs = _mm256_madd_epi16(words, _mm256_set1_epi16(1));
-        __m128i quads = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
-        quads = _mm_hadd_epi32(quads, quads);
-        ret_sums[i] = _mm_cvtsi128_si32(_mm_hadd_epi32(quads, quads));
-    }
-}
-
 /* codes */
 
 INLINE vcode code_load(const uint8_t *p)
@@ -231,6 +213,12 @@ INLINE vcode code_lookup(const uint8_t table[16], vcode indexes)
     __m128i values = _mm_loadu_si128((const __m128i *)(const void *)table);
     return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(values), indexes);
 }
+/* Byte `byte` of each 32-bit lane as 0..255, its bits turned by `flip`. */
+INLINE vsum code_column(vcode codes, uint32_t byte, int flip)
+{
+    __m256i moved = _mm256_srl_epi32(codes, _mm_cvtsi32_si128((int)byte * 8));
+    return _mm256_and_si256(_mm256_xor_si256(moved, _mm256_set1_epi32(flip)), _mm256_set1_epi32(0xFF));
+}
 INLINE vcode activation_load(const int8_t *p) // 4 codes, to all lanes
 {
     int32_t four;
@@ -261,47 +249,6 @@ INLINE vsum sum_add_bytes(vsum sum, vcode codes, vcode activations)
     sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
     KEEP_ORDER(sum);
     return sum;
-}
-INLINE vsum sum_of_bytes(vsum high, vsum low) // of wide activations
-{
-    return _mm256_add_epi32(_mm256_slli_epi32(high, 8), low);
-}
-
-/* 16-bit products: a vector of codes becomes two of words, for lanes 0..3 and 4..7; vpmaddwd leaves two partial
- * sums a lane. */
-typedef struct {
-    __m256i low, high;
-} vword;
-typedef vword vword_codes;
-
-INLINE vword word_zero(void)
-{
-    return (vword){_mm256_setzero_si256(), _mm256_setzero_si256()};
-}
-INLINE vword_codes word_codes_load(const uint8_t *p)
-{
-    return (vword_codes){_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)p)),
-                         _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(p + 16)))};
-}
-INLINE vword_codes word_codes_of(vcode codes)
-{
-    return (vword_codes){_mm256_cvtepi8_epi16(_mm256_castsi256_si128(codes)),
-                         _mm256_cvtepi8_epi16(_mm256_extracti128_si256(codes, 1))};
-}
-INLINE vword word_add(vword sums, vword_codes codes, const int16_t *activations) // 4 of them, to all lanes
-{
-    int64_t four;
-    memcpy(&four, activations, sizeof(four));
-    __m256i a = _mm256_set1_epi64x(four);
-    sums.low = _mm256_add_epi32(sums.low, _mm256_madd_epi16(codes.low, a));
-    sums.high = _mm256_add_epi32(sums.high, _mm256_madd_epi16(codes.high, a));
-    KEEP_ORDER(sums.low);
-    KEEP_ORDER(sums.high);
-    return sums;
-}
-INLINE vsum sum_of_words(vword sums)
-{
-    return _mm256_permute4x64_epi64(_mm256_hadd_epi32(sums.low, sums.high), 0xD8);
 }
 INLINE void prefetch(const void *p)
 {

@@ -27,9 +27,7 @@ enum {
     SUM_GROUPS_4 = 8, // sums are 32 bits wide from the start
     SUM_GROUPS_5 = 8,
     SUM_GROUPS_6 = 8,
-    WORD_PRODUCTS = 0,
-    PANEL_BLOCKS = 18, // 2 tiles of it are 18 KiB of codes and 9 of scales
-    PANEL_ROWS = 8,    // from here on unpacking once pays
+    PANEL_ROWS = 8, // from here on unpacking once pays
 };
 
 typedef __m512 vf;     // LANES floats
@@ -178,16 +176,6 @@ INLINE void quantize_codes(const float *x, float inverse, int8_t *out, int32_t r
     }
 }
 
-/* The same to 16 bits, x in [-WIDE_MAX, WIDE_MAX] after scaling. */
-INLINE void quantize_words(const float *x, float inverse, int16_t *out, int32_t ret_sums[2])
-{
-    for (int i = 0; i < 2; i++) {
-        __m512i codes = _mm512_cvtps_epi32(_mm512_mul_ps(vf_load(x + i * LANES), _mm512_set1_ps(inverse)));
-        _mm256_storeu_si256((__m256i *)(void *)(out + i * LANES), _mm512_cvtepi32_epi16(codes));
-        ret_sums[i] = sum_reduce(codes);
-    }
-}
-
 /* codes */
 
 INLINE vcode code_load(const uint8_t *p)
@@ -223,6 +211,12 @@ INLINE vcode code_lookup(const uint8_t table[16], vcode indexes)
     __m128i values = _mm_loadu_si128((const __m128i *)(const void *)table);
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(values), indexes);
 }
+/* Byte `byte` of each 32-bit lane as 0..255, its bits turned by `flip`. */
+INLINE vsum code_column(vcode codes, uint32_t byte, int flip)
+{
+    __m512i moved = _mm512_srl_epi32(codes, _mm_cvtsi32_si128((int)byte * 8));
+    return _mm512_and_si512(_mm512_xor_si512(moved, _mm512_set1_epi32(flip)), _mm512_set1_epi32(0xFF));
+}
 INLINE vcode activation_load(const int8_t *p) // 4 codes, to all lanes
 {
     int32_t four;
@@ -248,36 +242,6 @@ INLINE vsum sum_add_part(vsum sum, vpart part)
 INLINE vsum sum_add_bytes(vsum sum, vcode codes, vcode activations)
 {
     return _mm512_dpbusd_epi32(sum, codes, activations);
-}
-INLINE vsum sum_of_bytes(vsum high, vsum low) // of wide activations
-{
-    return _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
-}
-/* Not used: byte products are as fast here. */
-typedef vsum vword;
-typedef vsum vword_codes;
-INLINE vword word_zero(void)
-{
-    return sum_zero();
-}
-INLINE vword_codes word_codes_load(const uint8_t *p)
-{
-    (void)p;
-    return sum_zero();
-}
-INLINE vword_codes word_codes_of(vcode codes)
-{
-    return codes;
-}
-INLINE vword word_add(vword sums, vword_codes codes, const int16_t *activations)
-{
-    (void)codes;
-    (void)activations;
-    return sums;
-}
-INLINE vsum sum_of_words(vword sums)
-{
-    return sums;
 }
 INLINE void prefetch(const void *p)
 {

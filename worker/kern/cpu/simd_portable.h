@@ -24,8 +24,6 @@ enum {
     SUM_GROUPS_4 = 8, // sums are 32 bits wide from the start
     SUM_GROUPS_5 = 8,
     SUM_GROUPS_6 = 8,
-    WORD_PRODUCTS = 0,
-    PANEL_BLOCKS = 18,
     PANEL_ROWS = 8,
 };
 
@@ -188,19 +186,6 @@ INLINE void quantize_codes(const float *x, float inverse, int8_t *out, int32_t r
     }
 }
 
-/* The same to 16 bits, x in [-WIDE_MAX, WIDE_MAX] after scaling. */
-INLINE void quantize_words(const float *x, float inverse, int16_t *out, int32_t ret_sums[2])
-{
-    ret_sums[0] = ret_sums[1] = 0;
-    for (int i = 0; i < 32; i += LANES) {
-        vsum codes = __builtin_convertvector(vf_round(vf_load(x + i) * vf_set1(inverse)), vsum);
-        for (int j = 0; j < LANES; j++) {
-            out[i + j] = (int16_t)codes[j];
-            ret_sums[i / 16] += codes[j];
-        }
-    }
-}
-
 /* codes */
 
 INLINE vcode code_load(const uint8_t *p)
@@ -237,6 +222,13 @@ INLINE vcode code_lookup(const uint8_t table[16], vcode indexes)
     for (int i = 0; i < 4 * LANES; i++) indexes[i] = table[indexes[i]];
     return indexes;
 }
+/* Code `byte` of each lane as 0..255, its bits turned by `flip`. */
+INLINE vsum code_column(vcode codes, uint32_t byte, int flip)
+{
+    vsum column;
+    for (uint32_t i = 0; i < LANES; i++) column[i] = codes[i * 4 + byte] ^ flip;
+    return column;
+}
 INLINE vcode activation_load(const int8_t *p) // 4 codes, to all lanes
 {
     vcode four = {p[0], p[1], p[2], p[3], p[0], p[1], p[2], p[3], p[0], p[1], p[2],
@@ -267,37 +259,6 @@ INLINE vsum sum_add_part(vsum sum, vpart part)
 INLINE vsum sum_add_bytes(vsum sum, vcode codes, vcode activations)
 {
     return sum_add_part(sum, part_add(part_zero(), codes, activations));
-}
-INLINE vsum sum_of_bytes(vsum high, vsum low) // of wide activations
-{
-    return high * 256 + low;
-}
-/* Not used: byte products are as fast here. */
-typedef vsum vword;
-typedef vsum vword_codes;
-INLINE vword word_zero(void)
-{
-    return sum_zero();
-}
-INLINE vword_codes word_codes_load(const uint8_t *p)
-{
-    (void)p;
-    return sum_zero();
-}
-INLINE vword_codes word_codes_of(vcode codes)
-{
-    (void)codes;
-    return sum_zero();
-}
-INLINE vword word_add(vword sums, vword_codes codes, const int16_t *activations)
-{
-    (void)codes;
-    (void)activations;
-    return sums;
-}
-INLINE vsum sum_of_words(vword sums)
-{
-    return sums;
 }
 INLINE void prefetch(const void *p)
 {
