@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* model - the speed of a model's forward pass, without server or sampling.
  *
+<<<<<<< Updated upstream
  *   model MODEL.gguf [--level NAME] [--threads N] [--rounds N] [--context N] [--pin] [--profile] [--quick] [--cpu]
  *         [--shm]
  *
@@ -10,8 +11,28 @@
  * step. --profile adds the median milliseconds of each op. --cpu counts the process's CPU time instead of
  * the clock, and the best round instead of the median: with one thread, what the code costs on a machine
  * that others use too. --shm: weights and pages in shared memory, as the server has them. */
+=======
+ *   model MODEL.gguf [--level NAME] [--threads N] [--pin] [--kv f16|bf16|q8|q4|f32] [--rounds N] [--memory MIB]
+ *         [--prompts LIST] [--batches LIST] [--contexts LIST] [--quick] [--profile] [--cpu]
+ *
+ * Prints lines of CSV below a header on the machine. Cases: chunks of --prompts tokens (512) of one sequence with
+ * nothing before them and with each of --contexts (256) tokens, then one decode step of --batches sequences (1 to
+ * 64) that have that many tokens each. Batches whose pages would take more than --memory (2048) are left out.
+ * Times are medians over the rounds, and the best. Of each case:
+ *
+ *   gmac_s    multiply-adds with weights a second, every weight once a row
+ *   share     of the int8 dot peak (see peaks.c)
+ *   gbs       bytes that a step must read a second: the weights once, and the keys and values
+ *   bound_ms  no machine with these peaks is faster: the larger of the reads at the measured bandwidth and of the
+ *             products at the int8 peak with attention at the f32 peak
+ *   of_bound  bound_ms / ms
+ *
+ * --profile adds the median milliseconds of each op. --cpu counts the process's CPU time instead of the clock, and
+ * the best round instead of the median: with one thread, what the code costs on a machine that others use too. */
+>>>>>>> Stashed changes
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -20,15 +41,29 @@
 #include "common/base/limits.h"
 #include "common/gguf/facts.h"
 #include "common/gguf/file.h"
+<<<<<<< Updated upstream
 #include "common/shm/segment.h"
+=======
+#include "common/shm/pool.h"
+>>>>>>> Stashed changes
 #include "worker/model.h"
 
-enum { PROMPT = 512, BATCH_MAX = 64, ROUNDS_MAX = 101, OPS_COUNT = 6 };
+enum { BATCH_MAX = 256, ROUNDS_MAX = 101, OPS_COUNT = 6, LIST_MAX = 32, CHUNK = 512 };
+
+struct list {
+    uint32_t count, values[LIST_MAX]; // each > 0
+};
 
 struct options {
     const char *path, *level;
+<<<<<<< Updated upstream
     uint32_t threads, rounds, context;
     bool pin, profile, quick, cpu, shm;
+=======
+    uint32_t threads, rounds, memory_mib, kv_type;
+    struct list prompts, batches, contexts;
+    bool pin, profile, cpu;
+>>>>>>> Stashed changes
 };
 
 static clockid_t clock_used = CLOCK_MONOTONIC;
@@ -121,11 +156,16 @@ struct rig {
     struct kern_cache cache;
     struct model *model;
     struct machine_peaks peaks;
-    uint64_t macs;         // of one row, without the head
+    double read_gbs;
+    uint32_t rows_max;
+    uint64_t macs;         // with weights, of one row, without the head
     uint64_t macs_head;    // of one row of logits
-    uint32_t pages_a_seq;  // pages of each sequence: page i of sequence s is i * BATCH_MAX + s
-    uint32_t *pages;       // (BATCH_MAX, pages_a_seq)
+    uint64_t macs_key;     // of one row with one key and its value, all layers
     uint64_t kv_row_bytes; // keys and values of one position, all layers
+    uint32_t seq_count;    // that have pages at the context in hand,
+    uint32_t pages_a_seq;  // so many each: page i of sequence s is i * seq_count + s
+    uint32_t *pages;       // (seq_count, pages_a_seq) of (page_count)
+    uint32_t *tokens, *positions;
 };
 
 static void stop(const struct err *err)
@@ -134,6 +174,7 @@ static void stop(const struct err *err)
     exit(err_exit_status(err->code));
 }
 
+<<<<<<< Updated upstream
 /* Zeroed memory for the process's life, made and reserved as the server's. */
 static void *shared_memory(const char *part, size_t bytes)
 {
@@ -161,6 +202,52 @@ static struct kern_store store_memory(const struct rig *rig, const struct kern_o
     if (model_measure(rig->file.gguf, &rig->facts, ops, &store.bytes, &content, &err) < 0) stop(&err);
     if (store.bytes > 0) store.base = shared_memory("weights", store.bytes);
     return store;
+=======
+static uint32_t list_max(const struct list *list)
+{
+    uint32_t max = 0;
+    for (uint32_t i = 0; i < list->count; i++) max = list->values[i] > max ? list->values[i] : max;
+    return max;
+}
+
+static uint32_t pages_for(const struct rig *rig, uint32_t context)
+{
+    uint32_t more = rig->rows_max > rig->options.rounds ? rig->rows_max : rig->options.rounds;
+    return (context + more + PAGE_TOKENS - 1) / PAGE_TOKENS;
+}
+
+/* As many pages as the largest case takes, within the bound; at least one sequence's. */
+static void make_pages(struct rig *rig)
+{
+    const struct options *options = &rig->options;
+    const struct model_facts *f = &rig->facts;
+    uint32_t a_seq = pages_for(rig, list_max(&options->contexts));
+    uint64_t page_bytes = pool_page_bytes((enum kv_type)options->kv_type, f->layer_count, f->head_count_kv,
+                                          f->head_dims);
+    struct err err = {0};
+    if (page_bytes == 0) {
+        (void)ERR(&err, ERR_UNSUPPORTED, "no such pages");
+        stop(&err);
+    }
+    uint64_t wanted = (uint64_t)a_seq * list_max(&options->batches),
+             most = MIB(options->memory_mib) / page_bytes;
+    if (wanted > most) wanted = most > a_seq ? most : a_seq;
+    rig->kv_row_bytes = page_bytes / PAGE_TOKENS;
+    rig->cache = (struct kern_cache){.page_bytes = page_bytes,
+                                     .page_count = (uint32_t)wanted,
+                                     .page_tokens = PAGE_TOKENS,
+                                     .layer_count = f->layer_count,
+                                     .head_count_kv = f->head_count_kv,
+                                     .head_dims = f->head_dims,
+                                     .kv_type = options->kv_type};
+    rig->cache.base = aligned_alloc(64, (size_t)(wanted * page_bytes + 63) & ~(size_t)63);
+    rig->pages = calloc(rig->cache.page_count, sizeof(*rig->pages));
+    rig->tokens = calloc(rig->rows_max, sizeof(*rig->tokens));
+    rig->positions = calloc(rig->rows_max, sizeof(*rig->positions));
+    CHECK(rig->cache.base != NULL && rig->pages != NULL);
+    CHECK(rig->tokens != NULL && rig->positions != NULL);
+    memset(rig->cache.base, 0, wanted * page_bytes); // in memory before anything is measured
+>>>>>>> Stashed changes
 }
 
 static void open_rig(struct rig *rig)
@@ -172,6 +259,7 @@ static void open_rig(struct rig *rig)
     if (gguf_file_open(options->path, &rig->file, &err) < 0) stop(&err);
     if (model_facts_read(rig->file.gguf, &rig->facts, &err) < 0) stop(&err);
     const struct model_facts *f = &rig->facts;
+<<<<<<< Updated upstream
     uint32_t longest = PROMPT > options->context + ROUNDS_MAX ? PROMPT : options->context + ROUNDS_MAX;
     rig->pages_a_seq = (longest + PAGE_TOKENS - 1) / PAGE_TOKENS;
     rig->kv_row_bytes = (uint64_t)f->layer_count * f->head_count_kv * 2 * f->head_dims * 2;
@@ -190,32 +278,48 @@ static void open_rig(struct rig *rig)
         for (uint32_t i = 0; i < rig->pages_a_seq; i++)
             rig->pages[s * rig->pages_a_seq + i] = i * BATCH_MAX + s;
     }
+=======
+    uint32_t seqs = list_max(&options->batches), chunk = list_max(&options->prompts);
+    rig->rows_max = chunk > CHUNK ? chunk : CHUNK;
+    make_pages(rig);
+>>>>>>> Stashed changes
     uint64_t qkv = (uint64_t)(f->head_count + 2 * f->head_count_kv) * f->head_dims;
     uint64_t a_layer = (qkv + (uint64_t)f->head_count * f->head_dims + 3ull * f->feed_forward_dims) *
                        f->embedding_dims;
     rig->macs = a_layer * f->layer_count;
     rig->macs_head = (uint64_t)f->vocab_count * f->embedding_dims;
+    rig->macs_key = 2ull * f->head_count * f->head_dims * f->layer_count;
     struct model_conf conf = {.ops = options->profile ? timed(ops) : ops,
                               .threads = options->threads,
                               .pin_threads = options->pin,
+<<<<<<< Updated upstream
                               .rows_max = PROMPT,
                               .logits_max = BATCH_MAX,
                               .position_max = longest,
                               .cache = rig->cache,
                               .store = store_memory(rig, ops)};
+=======
+                              .rows_max = rig->rows_max,
+                              .logits_max = seqs,
+                              .position_max = pages_for(rig, list_max(&options->contexts)) * PAGE_TOKENS,
+                              .cache = rig->cache};
+>>>>>>> Stashed changes
     double start = now();
     if (model_open(rig->file.gguf, f, &conf, &rig->model, &err) < 0) stop(&err);
-    printf("# model: %s, level %s, %u threads%s, opened in %.2f s, weights %.1f MB\n", f->name, ops->name,
-           options->threads, options->pin ? " pinned" : "", now() - start,
-           (double)model_weight_bytes(rig->model) * 1e-6);
+    printf("# model: %s, level %s, %u threads%s, opened in %.2f s, weights %.1f MB, %llu bytes of keys and "
+           "values a "
+           "token\n",
+           f->name, ops->name, options->threads, options->pin ? " pinned" : "", now() - start,
+           (double)model_weight_bytes(rig->model) * 1e-6, (unsigned long long)rig->kv_row_bytes);
 }
 
 static void forward(struct rig *rig, uint32_t seq_count, uint32_t rows_a_seq, uint32_t pos_first)
 {
-    static uint32_t tokens[PROMPT], positions[PROMPT], logit_rows[BATCH_MAX];
+    static uint32_t logit_rows[BATCH_MAX];
     static struct kern_seq seqs[BATCH_MAX];
     struct err err = {0};
     const float *logits;
+    CHECK(seq_count * rows_a_seq <= rig->rows_max);
     for (uint32_t s = 0; s < seq_count; s++) {
         seqs[s] = (struct kern_seq){.row_first = s * rows_a_seq,
                                     .row_count = rows_a_seq,
@@ -224,17 +328,19 @@ static void forward(struct rig *rig, uint32_t seq_count, uint32_t rows_a_seq, ui
                                     .page_count = rig->pages_a_seq};
         logit_rows[s] = (s + 1) * rows_a_seq - 1;
         for (uint32_t i = 0; i < rows_a_seq; i++) {
-            positions[s * rows_a_seq + i] = pos_first + i;
-            tokens[s * rows_a_seq + i] = (s * 7919 + i * 104729 + 13) % rig->facts.vocab_count;
+            rig->positions[s * rows_a_seq + i] = pos_first + i;
+            rig->tokens[s * rows_a_seq + i] = (s * 7919 + i * 104729 + 13) % rig->facts.vocab_count;
         }
     }
     struct kern_batch batch = {.row_count = seq_count * rows_a_seq,
-                               .tokens = tokens,
-                               .positions = positions,
+                               .tokens = rig->tokens,
+                               .positions = rig->positions,
                                .seq_count = seq_count,
                                .seqs = seqs};
     if (model_forward(rig->model, &batch, logit_rows, seq_count, &logits, &err) < 0) stop(&err);
 }
+
+/* ---- cases */
 
 static double typical(const struct rig *rig, double *rounds)
 {
@@ -242,9 +348,26 @@ static double typical(const struct rig *rig, double *rounds)
     return rig->options.cpu ? rounds[0] : median;
 }
 
+/* What a step must do at least, and how long the machine's peaks let it take. */
+static void print_case(const struct rig *rig, uint32_t seq_count, uint32_t rows_a_seq, uint32_t pos_first,
+                       double time, double best)
+{
+    uint32_t rows = seq_count * rows_a_seq, reach = rows_a_seq > 1 ? rows_a_seq : rig->options.rounds;
+    double keys = pos_first + reach / 2.0; // of a row, on average
+    double macs = (double)rig->macs * rows + (double)rig->macs_head * seq_count;
+    double bytes = (double)model_weight_bytes(rig->model) +
+                   (double)rig->kv_row_bytes * seq_count * (rows_a_seq > 1 ? pos_first : keys);
+    double peak = rig->peaks.int8_dot * 1e9, read = bytes / (rig->read_gbs * 1e9);
+    double compute = peak > 0 ? macs / peak + (double)rig->macs_key * keys * rows / (rig->peaks.f32_fma * 1e9)
+                              : 0;
+    double bound = read > compute ? read : compute;
+    printf("%s,%u,%u,%u,%.3f,%.3f,%.1f,%.1f,%.3f,%.1f,%.3f,%.3f", rows_a_seq > 1 ? "prompt" : "decode",
+           seq_count, rows, pos_first, time * 1e3, best * 1e3, rows / time, macs / time * 1e-9,
+           peak > 0 ? macs / time / peak : 0.0, bytes / time * 1e-9, bound * 1e3, bound / time);
+}
+
 /* Rounds of one case: a decode step moves on by one position each round, a prompt starts again. */
-static void run_case(struct rig *rig, const char *name, uint32_t seq_count, uint32_t rows_a_seq,
-                     uint32_t pos_first)
+static void run_case(struct rig *rig, uint32_t seq_count, uint32_t rows_a_seq, uint32_t pos_first)
 {
     static double seconds[ROUNDS_MAX], ops[OPS_COUNT][ROUNDS_MAX];
     uint32_t rounds = rig->options.rounds;
@@ -255,59 +378,157 @@ static void run_case(struct rig *rig, const char *name, uint32_t seq_count, uint
         seconds[i] = now() - start;
         for (int op = 0; op < OPS_COUNT; op++) ops[op][i] = op_seconds[op];
     }
-    double time = typical(rig, seconds);
-    uint32_t rows = seq_count * rows_a_seq;
-    double macs = (double)rig->macs * rows + (double)rig->macs_head * seq_count;
-    double bytes = (double)model_weight_bytes(rig->model) +
-                   (rows_a_seq > 1 ? 0 : (double)rig->kv_row_bytes * (pos_first + rounds / 2) * seq_count);
-    printf("%s,%u,%u,%.3f,%.3f,%.1f,%.1f,%.3f,%.1f", name, seq_count, pos_first, time * 1e3,
-           seconds[0] * 1e3 /* sorted */, rows / time, macs / time * 1e-9,
-           rig->peaks.int8_dot > 0 ? macs / time * 1e-9 / rig->peaks.int8_dot : 0.0, bytes / time * 1e-9);
+    double time = typical(rig, seconds); // sorts
+    print_case(rig, seq_count, rows_a_seq, pos_first, time, seconds[0]);
     for (int op = 0; rig->options.profile && op < OPS_COUNT; op++)
         printf(",%.3f", typical(rig, ops[op]) * 1e3);
     printf("\n");
     (void)fflush(stdout); // progress
 }
 
-/* Gives every sequence the pages of the first, as if all had the same context. */
-static void copy_context(struct rig *rig)
+/* Deals the pages out to as many sequences as get enough for this context, fills the first's with it and copies
+ * them to the others, as if all had the same. */
+static void lay_context(struct rig *rig, uint32_t context)
 {
+    rig->pages_a_seq = pages_for(rig, context);
+    rig->seq_count = rig->cache.page_count / rig->pages_a_seq;
+    if (rig->seq_count > list_max(&rig->options.batches)) rig->seq_count = list_max(&rig->options.batches);
+    for (uint32_t s = 0; s < rig->seq_count; s++) {
+        for (uint32_t i = 0; i < rig->pages_a_seq; i++)
+            rig->pages[s * rig->pages_a_seq + i] = i * rig->seq_count + s;
+    }
+    for (uint32_t done = 0; done < context; done += CHUNK)
+        forward(rig, 1, context - done < CHUNK ? context - done : CHUNK, done);
     uint8_t *base = rig->cache.base;
     uint64_t bytes = rig->cache.page_bytes;
     for (uint32_t i = 0; i < rig->pages_a_seq; i++) {
-        for (uint32_t s = 1; s < BATCH_MAX; s++)
-            memcpy(base + ((size_t)i * BATCH_MAX + s) * bytes, base + (size_t)i * BATCH_MAX * bytes, bytes);
+        uint8_t *first = base + (size_t)i * rig->seq_count * bytes;
+        for (uint32_t s = 1; s < rig->seq_count; s++) memcpy(first + s * bytes, first, bytes);
     }
 }
 
+static void run_cases(struct rig *rig)
+{
+    const struct options *options = &rig->options;
+    lay_context(rig, 0);
+    forward(rig, 1, CHUNK, 0); // touches every weight once
+    for (uint32_t i = 0; i < options->prompts.count; i++) run_case(rig, 1, options->prompts.values[i], 0);
+    for (uint32_t c = 0; c < options->contexts.count; c++) {
+        uint32_t context = options->contexts.values[c];
+        lay_context(rig, context);
+        for (uint32_t i = 0; i < options->batches.count; i++) {
+            uint32_t batch = options->batches.values[i];
+            if (batch <= rig->seq_count) run_case(rig, batch, 1, context);
+            else
+                printf("# %u sequences of %u tokens: more than --memory %u\n", batch, context,
+                       options->memory_mib);
+        }
+        for (uint32_t i = 0; i < options->prompts.count; i++)
+            run_case(rig, 1, options->prompts.values[i], context);
+    }
+}
+
+/* ---- options */
+
 static int usage(void)
 {
+<<<<<<< Updated upstream
     fprintf(stderr, "usage: model MODEL.gguf [--level NAME] [--threads N] [--rounds N] [--context N] [--pin] "
                     "[--profile] [--quick] [--cpu] [--shm]\n");
+=======
+    fprintf(stderr,
+            "usage: model MODEL.gguf [--level NAME] [--threads N] [--pin] [--kv f16|bf16|q8|q4|f32]\n"
+            "             [--rounds N] [--memory MIB] [--prompts LIST] [--batches LIST] [--contexts LIST]\n"
+            "             [--quick] [--profile] [--cpu]\n");
+>>>>>>> Stashed changes
     return 64;
+}
+
+/* "1,2,4": numbers in 1..max. */
+static bool parse_list(const char *text, uint32_t max, struct list *ret_list)
+{
+    struct list list = {0};
+    for (const char *at = text; list.count < LIST_MAX; at++) {
+        char *end;
+        unsigned long value = strtoul(at, &end, 10);
+        if (end == at || value == 0 || value > max) return false;
+        list.values[list.count++] = (uint32_t)value;
+        if (*end == '\0') {
+            *ret_list = list;
+            return true;
+        }
+        if (*end != ',') return false;
+        at = end;
+    }
+    return false;
+}
+
+static bool parse_number(const char *text, uint32_t max, uint32_t *ret_number)
+{
+    struct list list;
+    if (!parse_list(text, max, &list) || list.count != 1) return false;
+    *ret_number = list.values[0];
+    return true;
+}
+
+static bool parse_kv(const char *text, uint32_t *ret_type)
+{
+    static const struct {
+        const char *name;
+        enum kv_type type;
+    } names[] = {{"f16", KV_F16}, {"bf16", KV_BF16}, {"q8", KV_Q8}, {"q4", KV_Q4}, {"f32", KV_F32}};
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        if (strcasecmp(names[i].name, text) != 0) continue;
+        *ret_type = names[i].type;
+        return true;
+    }
+    return false;
+}
+
+static bool parse_value(const char *name, const char *value, struct options *o)
+{
+    if (strcmp(name, "--level") == 0) o->level = value;
+    else if (strcmp(name, "--kv") == 0) return parse_kv(value, &o->kv_type);
+    else if (strcmp(name, "--threads") == 0) return parse_number(value, 1024, &o->threads);
+    else if (strcmp(name, "--rounds") == 0) return parse_number(value, ROUNDS_MAX, &o->rounds);
+    else if (strcmp(name, "--memory") == 0) return parse_number(value, 1 << 20, &o->memory_mib);
+    else if (strcmp(name, "--prompts") == 0) return parse_list(value, PLAN_TOKENS_MAX, &o->prompts);
+    else if (strcmp(name, "--batches") == 0) return parse_list(value, BATCH_MAX, &o->batches);
+    else if (strcmp(name, "--contexts") == 0 || strcmp(name, "--context") == 0)
+        return parse_list(value, MODEL_CONTEXT_MAX / 2, &o->contexts);
+    else return false;
+    return true;
 }
 
 static bool parse(int argc, char **argv, struct options *ret)
 {
-    struct options o = {
-        .threads = machine_cores(), .rounds = 9, .context = 256, .level = getenv("KVASIR_KERNELS")};
+    struct options o = {.threads = machine_cores(),
+                        .rounds = 9,
+                        .memory_mib = 2048,
+                        .kv_type = KV_F16,
+                        .level = getenv("KVASIR_KERNELS"),
+                        .prompts = {1, {512}},
+                        .batches = {7, {1, 2, 4, 8, 16, 32, 64}},
+                        .contexts = {1, {256}}};
     for (int i = 1; i < argc; i++) {
-        bool has_value = i + 1 < argc;
         if (strcmp(argv[i], "--pin") == 0) o.pin = true;
         else if (strcmp(argv[i], "--profile") == 0) o.profile = true;
-        else if (strcmp(argv[i], "--quick") == 0) o.quick = true;
         else if (strcmp(argv[i], "--cpu") == 0) o.cpu = true;
+<<<<<<< Updated upstream
         else if (strcmp(argv[i], "--shm") == 0) o.shm = true;
         else if (strcmp(argv[i], "--level") == 0 && has_value) o.level = argv[++i];
         else if (strcmp(argv[i], "--threads") == 0 && has_value) o.threads = (uint32_t)atoi(argv[++i]);
         else if (strcmp(argv[i], "--rounds") == 0 && has_value) o.rounds = (uint32_t)atoi(argv[++i]);
         else if (strcmp(argv[i], "--context") == 0 && has_value) o.context = (uint32_t)atoi(argv[++i]);
+=======
+        else if (strcmp(argv[i], "--quick") == 0) o.batches = (struct list){3, {1, 8, 64}};
+>>>>>>> Stashed changes
         else if (argv[i][0] != '-' && o.path == NULL) o.path = argv[i];
-        else return false;
+        else if (i + 1 >= argc || !parse_value(argv[i], argv[i + 1], &o)) return false;
+        else i++;
     }
     *ret = o;
-    return o.path != NULL && o.threads > 0 && o.rounds > 0 && o.rounds <= ROUNDS_MAX && o.context > 0 &&
-           o.context <= MODEL_CONTEXT_MAX / 2;
+    return o.path != NULL;
 }
 
 int main(int argc, char **argv)
@@ -317,21 +538,19 @@ int main(int argc, char **argv)
     if (rig.options.cpu) clock_used = CLOCK_PROCESS_CPUTIME_ID;
     machine_print_header(stdout);
     rig.peaks = machine_peaks(rig.options.threads, 0.2);
-    printf("# int8 dot peak: %.1f GMAC/s (%s), memory: %.1f GB/s\n", rig.peaks.int8_dot, machine_int8_name(),
-           machine_read_gbs(rig.options.threads, MIB(256), 0.2));
+    rig.read_gbs = machine_read_gbs(rig.options.threads, MIB(256), 0.2);
+    printf("# peaks: int8 dot %.1f GMAC/s (%s), f32 %.1f GMAC/s, memory %.1f GB/s\n", rig.peaks.int8_dot,
+           machine_int8_name(), rig.peaks.f32_fma, rig.read_gbs);
     open_rig(&rig);
-    printf("case,seqs,context,ms,best_ms,tok_s,gmac_s,share,gbs");
+    printf("case,seqs,rows,context,ms,best_ms,tok_s,gmac_s,share,gbs,bound_ms,of_bound");
     for (int op = 0; rig.options.profile && op < OPS_COUNT; op++) printf(",%s_ms", op_names[op]);
     printf("\n");
-    forward(&rig, 1, PROMPT, 0); // touches every page of memory once
-    run_case(&rig, "prompt", 1, PROMPT, 0);
-    for (uint32_t done = PROMPT; done < rig.options.context; done += PROMPT) forward(&rig, 1, PROMPT, done);
-    copy_context(&rig);
-    for (uint32_t batch = 1; batch <= BATCH_MAX; batch *= rig.options.quick ? 8 : 2)
-        run_case(&rig, "decode", batch, 1, rig.options.context);
+    run_cases(&rig);
     model_close(rig.model);
     gguf_file_close(&rig.file);
     if (!rig.options.shm) free(rig.cache.base);
     free(rig.pages);
+    free(rig.tokens);
+    free(rig.positions);
     return 0;
 }

@@ -2,8 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs kvasird and llama-server on the same work, interleaved, and prints medians and ratios.
 
-usage: versus.py --model MODEL.gguf --llama-server PATH [--build DIR] [--rounds 5] [--threads 2] [--json FILE]
-                 [--workloads prefill,decode,concurrent,shared]
+usage: versus.py --model MODEL.gguf [--model MODEL.gguf ...] --llama-server PATH [--types Q4_0,Q8_0,...] [--build DIR]
+                 [--rounds 5] [--threads 2] [--json FILE] [--workloads prefill,decode,concurrent,shared]
+
+Several models are compared one after the other. --types makes further files of each with `llama-quantize`, which lies
+beside llama-server; they are kept in --work (a folder; by default one that is removed at the end). A file of random
+weights with the shape of Llama-3.2-1B is made by `tests/data/make_model llama-1b q4_0 FILE`.
 
 Both servers listen on loopback at the same time; only one works at a time. Each round sends both the same token
 ids (a seed per round, so that nothing is cached from the round before) by `kvasir bench`, and the order of the two
@@ -72,22 +76,42 @@ def wait_ready(child, url, seconds=120):
     sys.exit(f"versus: {child.args[0]} was not ready in {seconds} s")
 
 
-def start_kvasird(args, log):
+def peer_environment(args):
+    """Its libraries lie beside it in some packages."""
+    folder = os.path.dirname(os.path.abspath(args.llama_server))
+    return {**os.environ, "LD_LIBRARY_PATH": ":".join(filter(None, [folder, os.environ.get("LD_LIBRARY_PATH")]))}
+
+
+def quantize(args, model, kind, work):
+    """The file of another type made from this one; from a quantized one too, which is good enough to measure speed."""
+    base = os.path.basename(model).removesuffix(".gguf")
+    made = os.path.join(work, f"{base}.{kind}.gguf")
+    if not os.path.exists(made):
+        tool = args.llama_quantize or os.path.join(os.path.dirname(args.llama_server), "llama-quantize")
+        run = subprocess.run([tool, "--allow-requantize", model, made + ".part", kind, str(args.threads)],
+                             capture_output=True, text=True, env=peer_environment(args))
+        if run.returncode != 0:
+            sys.exit(f"versus: llama-quantize of {model} to {kind} failed: {(run.stderr or run.stdout)[-600:]}")
+        os.rename(made + ".part", made)
+    return made
+
+
+def start_kvasird(args, model, log):
     port = free_port()
     child = subprocess.Popen([f"{args.build}/kvasird", "--instance", f"versus-{os.getpid()}", "--port", str(port), "--threads",
                               str(args.threads), "--max-model-len", "2048", "--kv-cache-memory-bytes", "2G",
-                              *args.kvasird_flags.split(), args.model], stderr=log, stdout=log)
+                              *args.kvasird_flags.split(), model], stderr=log, stdout=log)
     children.append(child)
     wait_ready(child, f"http://127.0.0.1:{port}/ready")
     return f"http://127.0.0.1:{port}"
 
 
-def start_llama(args, slots, context, log):
+def start_llama(args, model, slots, context, log):
     port = free_port()
-    child = subprocess.Popen([args.llama_server, "-m", args.llama_model or args.model, "--host", "127.0.0.1", "--port", str(port),
+    child = subprocess.Popen([args.llama_server, "-m", args.llama_model or model, "--host", "127.0.0.1", "--port", str(port),
                               "-t", str(args.threads), "-tb", str(args.threads), "-np", str(slots), "-c", str(slots * context),
                               "-ub", "512", "-b", "2048", "-ctk", "f16", "-ctv", "f16", *args.llama_flags.split()],
-                             stderr=log, stdout=log)
+                             stderr=log, stdout=log, env=peer_environment(args))
     children.append(child)
     wait_ready(child, f"http://127.0.0.1:{port}/health")
     return f"http://127.0.0.1:{port}"
@@ -111,9 +135,10 @@ def figure(result, kind, options):
     return result["output_tokens_per_s"], ttft_s * 1e3
 
 
-def compare(args, name, log):
+def compare(args, model, name, log):
     slots, context, options, kind, unit = WORKLOADS[name]
-    urls = {"kvasird": start_kvasird(args, log), "llama-server": start_llama(args, slots, context, log)}
+    urls = {"kvasird": start_kvasird(args, model, log),
+            "llama-server": start_llama(args, model, slots, context, log)}
     rates = {server: [] for server in urls}
     ttfts = {server: [] for server in urls}
     for server, url in urls.items():  # warm-up: pages touched, threads started
@@ -126,11 +151,11 @@ def compare(args, name, log):
             ttfts[server].append(ttft)
     stop_children()
     ratios = [k / l for k, l in zip(rates["kvasird"], rates["llama-server"])]
-    row = {"workload": name, "unit": unit, "rounds": args.rounds, "ratio": statistics.median(ratios)}
+    row = {"model": os.path.basename(model).removesuffix(".gguf"), "workload": name, "unit": unit, "rounds": args.rounds, "ratio": statistics.median(ratios)}
     for server in urls:
         row[server] = statistics.median(rates[server])
         row[server + "_ttft_ms"] = statistics.median(ttfts[server])
-    print(f"| {unit} | {row['kvasird']:.0f} | {row['llama-server']:.0f} | {row['ratio']:.2f} x | "
+    print(f"| {row['model']} | {unit} | {row['kvasird']:.0f} | {row['llama-server']:.0f} | {row['ratio']:.2f} x | "
           f"{row['kvasird_ttft_ms']:.0f} / {row['llama-server_ttft_ms']:.0f} ms |", flush=True)
     return row
 
@@ -146,7 +171,10 @@ def machine():
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--model", required=True)
+    p.add_argument("--model", required=True, action="append", dest="models")
+    p.add_argument("--types", default="", help="further types to make of each model: Q4_0,Q8_0,Q4_K_M")
+    p.add_argument("--llama-quantize", help="by default beside llama-server")
+    p.add_argument("--work", help="folder for the files that --types makes")
     p.add_argument("--llama-model", help="another file for llama-server (for example requantized to Q4_0)")
     p.add_argument("--llama-server", required=True)
     p.add_argument("--llama-flags", default="")
@@ -164,9 +192,14 @@ def main():
     peaks = f"{args.build}/bench/peaks"
     if os.path.exists(peaks):
         print(subprocess.run([peaks], capture_output=True, text=True).stdout)
-    print("| work | kvasird | llama-server | ratio | TTFT p50 |\n|---|---|---|---|---|", flush=True)
-    with tempfile.NamedTemporaryFile("w", prefix="kvasir-versus.", suffix=".log", delete=False) as log:
-        rows = [compare(args, name, log) for name in args.workloads.split(",")]
+    with tempfile.TemporaryDirectory(prefix="kvasir-versus.") as folder:
+        work = args.work or folder
+        kinds = [kind for kind in args.types.split(",") if kind]
+        models = [file for model in args.models
+                  for file in [model] + [quantize(args, model, kind, work) for kind in kinds]]
+        print("| model | work | kvasird | llama-server | ratio | TTFT p50 |\n|---|---|---|---|---|---|", flush=True)
+        with tempfile.NamedTemporaryFile("w", prefix="kvasir-versus.", suffix=".log", delete=False) as log:
+            rows = [compare(args, model, name, log) for model in models for name in args.workloads.split(",")]
     if args.json:
         json.dump({"machine": machine(), "rows": rows}, open(args.json, "w"), indent=1)
     os.unlink(log.name)
