@@ -1,19 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* model - the speed of a model's forward pass, without server or sampling.
  *
-<<<<<<< Updated upstream
- *   model MODEL.gguf [--level NAME] [--threads N] [--rounds N] [--context N] [--pin] [--profile] [--quick] [--cpu]
- *         [--shm]
- *
- * Prints lines of CSV below a header on the machine: a prompt of 512 tokens, then one decode step of 1 to 64
- * sequences that have --context tokens each; medians over the rounds. "share" is of the int8 dot peak
- * (see peaks.c), counting every weight once a row; "gbs" counts weights once and keys and values read a
- * step. --profile adds the median milliseconds of each op. --cpu counts the process's CPU time instead of
- * the clock, and the best round instead of the median: with one thread, what the code costs on a machine
- * that others use too. --shm: weights and pages in shared memory, as the server has them. */
-=======
  *   model MODEL.gguf [--level NAME] [--threads N] [--pin] [--kv f16|bf16|q8|q4|f32] [--rounds N] [--memory MIB]
- *         [--prompts LIST] [--batches LIST] [--contexts LIST] [--quick] [--profile] [--cpu]
+ *         [--prompts LIST] [--batches LIST] [--contexts LIST] [--quick] [--profile] [--cpu] [--shm]
  *
  * Prints lines of CSV below a header on the machine. Cases: chunks of --prompts tokens (512) of one sequence with
  * nothing before them and with each of --contexts (256) tokens, then one decode step of --batches sequences (1 to
@@ -28,8 +17,8 @@
  *   of_bound  bound_ms / ms
  *
  * --profile adds the median milliseconds of each op. --cpu counts the process's CPU time instead of the clock, and
- * the best round instead of the median: with one thread, what the code costs on a machine that others use too. */
->>>>>>> Stashed changes
+ * the best round instead of the median: with one thread, what the code costs on a machine that others use too.
+ * --shm: weights and pages in shared memory, as the server has them. */
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -41,11 +30,8 @@
 #include "common/base/limits.h"
 #include "common/gguf/facts.h"
 #include "common/gguf/file.h"
-<<<<<<< Updated upstream
-#include "common/shm/segment.h"
-=======
 #include "common/shm/pool.h"
->>>>>>> Stashed changes
+#include "common/shm/segment.h"
 #include "worker/model.h"
 
 enum { BATCH_MAX = 256, ROUNDS_MAX = 101, OPS_COUNT = 6, LIST_MAX = 32, CHUNK = 512 };
@@ -56,14 +42,9 @@ struct list {
 
 struct options {
     const char *path, *level;
-<<<<<<< Updated upstream
-    uint32_t threads, rounds, context;
-    bool pin, profile, quick, cpu, shm;
-=======
     uint32_t threads, rounds, memory_mib, kv_type;
     struct list prompts, batches, contexts;
-    bool pin, profile, cpu;
->>>>>>> Stashed changes
+    bool pin, profile, cpu, shm;
 };
 
 static clockid_t clock_used = CLOCK_MONOTONIC;
@@ -174,7 +155,19 @@ static void stop(const struct err *err)
     exit(err_exit_status(err->code));
 }
 
-<<<<<<< Updated upstream
+static uint32_t list_max(const struct list *list)
+{
+    uint32_t max = 0;
+    for (uint32_t i = 0; i < list->count; i++) max = list->values[i] > max ? list->values[i] : max;
+    return max;
+}
+
+static uint32_t pages_for(const struct rig *rig, uint32_t context)
+{
+    uint32_t more = rig->rows_max > rig->options.rounds ? rig->rows_max : rig->options.rounds;
+    return (context + more + PAGE_TOKENS - 1) / PAGE_TOKENS;
+}
+
 /* Zeroed memory for the process's life, made and reserved as the server's. */
 static void *shared_memory(const char *part, size_t bytes)
 {
@@ -187,12 +180,6 @@ static void *shared_memory(const char *part, size_t bytes)
     return segment.base;
 }
 
-static void *pages_memory(const struct rig *rig)
-{
-    size_t bytes = rig->cache.page_count * rig->cache.page_bytes;
-    return rig->options.shm ? shared_memory("kv", bytes) : calloc(1, bytes);
-}
-
 static struct kern_store store_memory(const struct rig *rig, const struct kern_ops *ops)
 {
     struct kern_store store = {.base = NULL};
@@ -202,18 +189,6 @@ static struct kern_store store_memory(const struct rig *rig, const struct kern_o
     if (model_measure(rig->file.gguf, &rig->facts, ops, &store.bytes, &content, &err) < 0) stop(&err);
     if (store.bytes > 0) store.base = shared_memory("weights", store.bytes);
     return store;
-=======
-static uint32_t list_max(const struct list *list)
-{
-    uint32_t max = 0;
-    for (uint32_t i = 0; i < list->count; i++) max = list->values[i] > max ? list->values[i] : max;
-    return max;
-}
-
-static uint32_t pages_for(const struct rig *rig, uint32_t context)
-{
-    uint32_t more = rig->rows_max > rig->options.rounds ? rig->rows_max : rig->options.rounds;
-    return (context + more + PAGE_TOKENS - 1) / PAGE_TOKENS;
 }
 
 /* As many pages as the largest case takes, within the bound; at least one sequence's. */
@@ -240,14 +215,14 @@ static void make_pages(struct rig *rig)
                                      .head_count_kv = f->head_count_kv,
                                      .head_dims = f->head_dims,
                                      .kv_type = options->kv_type};
-    rig->cache.base = aligned_alloc(64, (size_t)(wanted * page_bytes + 63) & ~(size_t)63);
+    size_t bytes = (size_t)(wanted * page_bytes + 63) & ~(size_t)63;
+    rig->cache.base = options->shm ? shared_memory("kv", bytes) : aligned_alloc(64, bytes);
     rig->pages = calloc(rig->cache.page_count, sizeof(*rig->pages));
     rig->tokens = calloc(rig->rows_max, sizeof(*rig->tokens));
     rig->positions = calloc(rig->rows_max, sizeof(*rig->positions));
     CHECK(rig->cache.base != NULL && rig->pages != NULL);
     CHECK(rig->tokens != NULL && rig->positions != NULL);
     memset(rig->cache.base, 0, wanted * page_bytes); // in memory before anything is measured
->>>>>>> Stashed changes
 }
 
 static void open_rig(struct rig *rig)
@@ -259,30 +234,9 @@ static void open_rig(struct rig *rig)
     if (gguf_file_open(options->path, &rig->file, &err) < 0) stop(&err);
     if (model_facts_read(rig->file.gguf, &rig->facts, &err) < 0) stop(&err);
     const struct model_facts *f = &rig->facts;
-<<<<<<< Updated upstream
-    uint32_t longest = PROMPT > options->context + ROUNDS_MAX ? PROMPT : options->context + ROUNDS_MAX;
-    rig->pages_a_seq = (longest + PAGE_TOKENS - 1) / PAGE_TOKENS;
-    rig->kv_row_bytes = (uint64_t)f->layer_count * f->head_count_kv * 2 * f->head_dims * 2;
-    rig->cache = (struct kern_cache){.page_bytes = rig->kv_row_bytes * PAGE_TOKENS,
-                                     .page_count = rig->pages_a_seq * BATCH_MAX,
-                                     .page_tokens = PAGE_TOKENS,
-                                     .layer_count = f->layer_count,
-                                     .head_count_kv = f->head_count_kv,
-                                     .head_dims = f->head_dims,
-                                     .kv_type = KERN_KV_F16};
-    rig->cache.base = pages_memory(rig);
-    rig->pages = calloc((size_t)BATCH_MAX * rig->pages_a_seq, sizeof(*rig->pages));
-    CHECK(rig->cache.base != NULL);
-    CHECK(rig->pages != NULL);
-    for (uint32_t s = 0; s < BATCH_MAX; s++) {
-        for (uint32_t i = 0; i < rig->pages_a_seq; i++)
-            rig->pages[s * rig->pages_a_seq + i] = i * BATCH_MAX + s;
-    }
-=======
     uint32_t seqs = list_max(&options->batches), chunk = list_max(&options->prompts);
     rig->rows_max = chunk > CHUNK ? chunk : CHUNK;
     make_pages(rig);
->>>>>>> Stashed changes
     uint64_t qkv = (uint64_t)(f->head_count + 2 * f->head_count_kv) * f->head_dims;
     uint64_t a_layer = (qkv + (uint64_t)f->head_count * f->head_dims + 3ull * f->feed_forward_dims) *
                        f->embedding_dims;
@@ -292,18 +246,11 @@ static void open_rig(struct rig *rig)
     struct model_conf conf = {.ops = options->profile ? timed(ops) : ops,
                               .threads = options->threads,
                               .pin_threads = options->pin,
-<<<<<<< Updated upstream
-                              .rows_max = PROMPT,
-                              .logits_max = BATCH_MAX,
-                              .position_max = longest,
-                              .cache = rig->cache,
-                              .store = store_memory(rig, ops)};
-=======
                               .rows_max = rig->rows_max,
                               .logits_max = seqs,
                               .position_max = pages_for(rig, list_max(&options->contexts)) * PAGE_TOKENS,
-                              .cache = rig->cache};
->>>>>>> Stashed changes
+                              .cache = rig->cache,
+                              .store = store_memory(rig, ops)};
     double start = now();
     if (model_open(rig->file.gguf, f, &conf, &rig->model, &err) < 0) stop(&err);
     printf("# model: %s, level %s, %u threads%s, opened in %.2f s, weights %.1f MB, %llu bytes of keys and "
@@ -432,15 +379,10 @@ static void run_cases(struct rig *rig)
 
 static int usage(void)
 {
-<<<<<<< Updated upstream
-    fprintf(stderr, "usage: model MODEL.gguf [--level NAME] [--threads N] [--rounds N] [--context N] [--pin] "
-                    "[--profile] [--quick] [--cpu] [--shm]\n");
-=======
     fprintf(stderr,
             "usage: model MODEL.gguf [--level NAME] [--threads N] [--pin] [--kv f16|bf16|q8|q4|f32]\n"
             "             [--rounds N] [--memory MIB] [--prompts LIST] [--batches LIST] [--contexts LIST]\n"
-            "             [--quick] [--profile] [--cpu]\n");
->>>>>>> Stashed changes
+            "             [--quick] [--profile] [--cpu] [--shm]\n");
     return 64;
 }
 
@@ -514,15 +456,8 @@ static bool parse(int argc, char **argv, struct options *ret)
         if (strcmp(argv[i], "--pin") == 0) o.pin = true;
         else if (strcmp(argv[i], "--profile") == 0) o.profile = true;
         else if (strcmp(argv[i], "--cpu") == 0) o.cpu = true;
-<<<<<<< Updated upstream
         else if (strcmp(argv[i], "--shm") == 0) o.shm = true;
-        else if (strcmp(argv[i], "--level") == 0 && has_value) o.level = argv[++i];
-        else if (strcmp(argv[i], "--threads") == 0 && has_value) o.threads = (uint32_t)atoi(argv[++i]);
-        else if (strcmp(argv[i], "--rounds") == 0 && has_value) o.rounds = (uint32_t)atoi(argv[++i]);
-        else if (strcmp(argv[i], "--context") == 0 && has_value) o.context = (uint32_t)atoi(argv[++i]);
-=======
         else if (strcmp(argv[i], "--quick") == 0) o.batches = (struct list){3, {1, 8, 64}};
->>>>>>> Stashed changes
         else if (argv[i][0] != '-' && o.path == NULL) o.path = argv[i];
         else if (i + 1 >= argc || !parse_value(argv[i], argv[i + 1], &o)) return false;
         else i++;
