@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "client/fsck_weights.h"
 #include "common/base/buf.h"
 #include "common/base/limits.h"
 #include "common/shm/audit.h"
@@ -17,15 +18,17 @@
 enum { EXIT_CLEAN = 0, EXIT_FAULTS = 1, EXIT_USAGE = 64, EXIT_NO_POOL = 69, EXIT_OS = 71 };
 
 static const char usage[] = "usage: kvasir fsck [--instance NAME] [--json] [--no-payload]\n"
-                            "Audits the page pool of an instance (default: default) without touching it.\n"
+                            "Audits the page pool of an instance (default: default) and all packed weights,\n"
+                            "without touching them.\n"
                             "  --json        one JSON object instead of a report\n"
-                            "  --no-payload  do not recompute payload checksums\n"
+                            "  --no-payload  do not recompute checksums of pages and weights\n"
                             "Exit status: 0 clean, 1 faults, 69 no such pool.\n";
 
 struct fsck {
     const char *instance;
     unsigned flags; // enum audit_flags
     bool json;
+    struct fsck_weights weights;
 };
 
 static const char *kv_type_name(uint32_t kv_type)
@@ -49,8 +52,8 @@ static void print_text(const struct fsck *fsck, const struct audit_report *repor
     }
     printf("memory   meta %.1f MiB, payload %.1f MiB, %u links %.1f MiB, %u weights %.1f MiB\n",
            (double)report->meta_bytes / (double)MIB(1), (double)report->payload_bytes / (double)MIB(1),
-           report->link_count, (double)report->link_bytes / (double)MIB(1), report->weight_count,
-           (double)report->weight_bytes / (double)MIB(1));
+           report->link_count, (double)report->link_bytes / (double)MIB(1), fsck->weights.count,
+           (double)fsck->weights.bytes / (double)MIB(1));
     if (report->header_valid) {
         printf("pages    %u free, %u filling, %u sealed (%u in use, %u roots), %u changing\n",
                report->free_count, report->filling_count, report->sealed_count, report->pinned_count,
@@ -58,7 +61,8 @@ static void print_text(const struct fsck *fsck, const struct audit_report *repor
         printf("checked  %u key chains, %" PRIu64 " payload checksums\n", report->chain_count,
                report->sum_count);
     }
-    printf("faults   %u\n", report->fault_count);
+    fsck_weights_print(&fsck->weights);
+    printf("faults   %u\n", report->fault_count + fsck->weights.fault_count);
     for (uint32_t i = 0; i < report->fault_count && i < AUDIT_FAULTS_MAX; i++)
         printf("  %s\n", report->faults[i]);
     if (report->fault_count > AUDIT_FAULTS_MAX)
@@ -85,17 +89,25 @@ static int print_json(const struct fsck *fsck, const struct audit_report *report
                      ",\"meta_bytes\":%" PRIu64 ",\"payload_bytes\":%" PRIu64
                      ",\"links\":%u,\"link_bytes\":%" PRIu64 ",\"weights\":%u,\"weight_bytes\":%" PRIu64,
                      report->meta_bytes, report->payload_bytes, report->link_count, report->link_bytes,
-                     report->weight_count, report->weight_bytes);
+                     fsck->weights.count, fsck->weights.bytes);
+    (void)buf_puts(&out, ",\"weight_segments\":");
+    fsck_weights_json(&fsck->weights, &out);
     (void)buf_printf(&out,
                      ",\"free\":%u,\"filling\":%u,\"sealed\":%u,\"pinned\":%u,\"roots\":%u,\"changing\":%u",
                      report->free_count, report->filling_count, report->sealed_count, report->pinned_count,
                      report->root_count, report->changed_count);
     (void)buf_printf(&out,
                      ",\"chains_checked\":%u,\"sums_checked\":%" PRIu64 ",\"fault_count\":%u,\"faults\":[",
-                     report->chain_count, report->sum_count, report->fault_count);
+                     report->chain_count, report->sum_count, report->fault_count + fsck->weights.fault_count);
+    uint32_t told = 0;
     for (uint32_t i = 0; i < report->fault_count && i < AUDIT_FAULTS_MAX; i++) {
-        if (i > 0) (void)buf_putc(&out, ',');
+        if (told++ > 0) (void)buf_putc(&out, ',');
         (void)buf_put_json_string(&out, report->faults[i], strlen(report->faults[i]));
+    }
+    for (uint32_t i = 0; i < fsck->weights.count; i++) {
+        const char *fault = fsck->weights.entries[i].fault;
+        if (fault[0] && told++ > 0) (void)buf_putc(&out, ',');
+        if (fault[0]) (void)buf_put_json_string(&out, fault, strlen(fault));
     }
     (void)buf_puts(&out, "]}\n");
     int r = out.error;
@@ -134,15 +146,18 @@ static int parse_args(int argc, char **argv, struct fsck *fsck)
 
 int cmd_fsck(int argc, char **argv)
 {
-    struct fsck fsck;
+    static struct fsck fsck; // the list of weights is too long for a stack
     int r = parse_args(argc, argv, &fsck);
     if (r > 0) return r - 1;
     struct audit_report report;
     struct err err = {0};
+    r = fsck_weights_read(fsck.flags & AUDIT_PAYLOAD, &fsck.weights);
+    if (r < 0) fprintf(stderr, "kvasir fsck: cannot list the weights: %s\n", err_name(r));
     r = audit_pool(fsck.instance, fsck.flags, &report, &err);
     if (r == -ENOENT) {
+        if (!fsck.json) fsck_weights_print(&fsck.weights);
         fprintf(stderr, "kvasir fsck: instance %s has no pool\n", fsck.instance);
-        return EXIT_NO_POOL;
+        return fsck.weights.fault_count > 0 ? EXIT_FAULTS : EXIT_NO_POOL;
     }
     if (r < 0) {
         fprintf(stderr, "kvasir fsck: %s\n", err.text);
@@ -155,5 +170,5 @@ int cmd_fsck(int argc, char **argv)
         fprintf(stderr, "kvasir fsck: cannot write the report\n");
         return EXIT_OS;
     }
-    return report.fault_count > 0 ? EXIT_FAULTS : EXIT_CLEAN;
+    return report.fault_count + fsck.weights.fault_count > 0 ? EXIT_FAULTS : EXIT_CLEAN;
 }

@@ -227,10 +227,6 @@ static int count_segment(void *arg, const char *part, size_t bytes)
         report->link_count++;
         report->link_bytes += bytes;
     }
-    if (strncmp(part, "weights.", 8) == 0) {
-        report->weight_count++;
-        report->weight_bytes += bytes;
-    }
     return 0;
 }
 

@@ -30,8 +30,8 @@ struct audit_report {
     uint64_t daemon_start, epoch;
     struct pool_geometry geometry; // valid when header_valid
     bool header_valid;
-    uint64_t meta_bytes, payload_bytes, link_bytes, weight_bytes; // of the segments that are there
-    uint32_t link_count, weight_count;
+    uint64_t meta_bytes, payload_bytes, link_bytes; // of the segments that are there
+    uint32_t link_count;
 
     uint32_t free_count, filling_count, sealed_count;
     uint32_t pinned_count;  // sealed and held by a sequence

@@ -2,8 +2,8 @@
 /* segment - named POSIX shared memory: /kvasir-<instance>-<part>, mode 0600.
  *
  * instance: 1..INSTANCE_BYTES_MAX of [a-z0-9_-]. part: [a-z0-9.]+, no '-', so that the names of instance
- * "a" are never mistaken for those of "a-b". Parts: meta, kv.<rank>, link.<group>, lock,
- * weights.<digest>.<rank>. A segment that another user owns, or that others may open, is refused
+ * "a" are never mistaken for those of "a-b". Parts: meta, kv.<rank>, link.<group>, lock. (Packed weights are
+ * no instance's: weights.h.) A segment that another user owns, or that others may open, is refused
  * with -EPERM: /dev/shm is writable for everyone and a name can be squatted. */
 #ifndef KVASIR_SHM_SEGMENT_H
 #define KVASIR_SHM_SEGMENT_H

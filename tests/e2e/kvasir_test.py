@@ -190,12 +190,12 @@ class Daemon:
     """A kvasird on a port of the system's choice. Use as a context manager: leaving it stops the daemon
     cleanly and checks its exit status and that /dev/shm is empty of it."""
 
-    def __init__(self, model, *flags, env=None, instance=None, wait=True, port=True):
+    def __init__(self, model, *flags, env=None, instance=None, wait=True, port=True, wrapper=()):
         self.instance = instance or new_instance()
         self.lines, self._changed, self._log_ended = [], threading.Condition(), False
         self.address = None
         self.key = None
-        command = [program("kvasird"), model, "--instance", self.instance,
+        command = [*wrapper, program("kvasird"), model, "--instance", self.instance,
                    "--worker-path", program("kvasir-worker")]
         command += (["--port", "0"] if port else []) + [str(flag) for flag in flags]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,

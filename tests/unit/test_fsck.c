@@ -9,10 +9,12 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "client/cmd_fsck.h"
 #include "common/shm/owner.h"
 #include "common/shm/pool.h"
+#include "common/shm/weights.h"
 #include "tests/unit/shm_guard.h"
 
 static char output[8192];
@@ -92,16 +94,46 @@ static void test_fsck_tells_a_clean_pool_from_a_broken_one(void **state)
     assert_int_equal(segment_unlink_all(shm_instance), 2);
 }
 
+static void test_fsck_lists_weights_and_finds_changed_ones(void **state)
+{
+    (void)state;
+    const struct weights_conf conf = {.key = {1, 2}, .bytes = 5000, .level = "test"};
+    struct weights *weights;
+    struct err err = {0};
+    assert_int_equal(weights_open(&conf, &weights, &err), 0);
+    char prefix[WEIGHTS_NAME_BYTES + 16];
+    (void)snprintf(prefix, sizeof prefix, "weights  %s: 0.0 MiB, ", weights_name(weights)); // fits
+    assert_int_equal(fsck(NULL, NULL), 69); // no pool, but this
+    assert_memory_equal(output, prefix, strlen(prefix));
+    assert_non_null(strstr(output, "packs them"));
+    assert_int_equal(weights_publish(weights, &err), 0);
+    assert_int_equal(fsck(NULL, NULL), 69);
+    assert_non_null(strstr(output, "test, in use"));
+    assert_null(strstr(output, "hash to"));
+    int fd = shm_open(weights_name(weights), O_RDWR, 0);
+    assert_int_equal(pwrite(fd, "x", 1, 4096 + 4999), 1);
+    close(fd);
+    assert_int_equal(fsck(NULL, NULL), 1);
+    assert_non_null(strstr(output, "hash to"));
+    assert_int_equal(fsck(payload_option, NULL), 69);
+    assert_null(strstr(output, "hash to"));
+    weights_close(weights);
+}
+
 static int run(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fsck_without_a_pool_is_69),
         cmocka_unit_test(test_fsck_tells_a_clean_pool_from_a_broken_one),
+        cmocka_unit_test(test_fsck_lists_weights_and_finds_changed_ones),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
 
 int main(void)
 {
+    char prefix[24];
+    (void)snprintf(prefix, sizeof prefix, "test-f%d", (int)getpid()); // fits
+    weights_prefix_set(prefix);                                       // others' are not looked at
     return shm_guard_run(run);
 }
