@@ -1,20 +1,49 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* attend - rotation, the write into the pages, and the cutting of attention into pieces.
+/* attend - attention of a step, cut into pieces for the team.
  *
  * A tile is up to QUERIES_MAX query rows of one sequence that share a KV head (rows x heads of the group). A
- * piece is one tile and KV head. When there are fewer pieces than the team could share well, tiles are cut at
- * partitions of PARTITION keys too: each piece leaves its softmax states, and a second job merges them in
- * order, which is what an uncut piece does inside, bit for bit. */
-#include <math.h>
+ * span is a tile and a range of its keys, a unit a span and KV head, a piece a run of units that one thread
+ * takes: pieces cost about the same, and within one the next unit's pages are asked for early.
+ *
+ * A tile that is worth more than a thread's share is cut into spans at blocks of KEY_BLOCK keys. Each unit then
+ * leaves the softmax states of its blocks, and whoever finishes the last unit of (tile, KV head) merges them in
+ * the order of keys, which is what an uncut unit does inside, bit for bit. */
+#include <stdatomic.h>
 #include <string.h>
 
 #include "common/base/check.h"
 #include "worker/kern/cpu/machine.h"
 
 enum {
-    STORE_ROWS = 16,     // rows of one piece of rotation
-    PIECES_A_THREAD = 4, // fewer pieces than this a thread: cut at partitions
-    PARTIALS_MIB = 64,   // bound on what cut tiles leave; beyond it tiles stay whole
+    PIECES_A_THREAD = 8,
+    SPAN_KEYS_MIN = 2 * KEY_BLOCK, // shorter is not worth the merging
+    QUERY_COST = 8,                // reading keys costs about as much as this many queries on them
+    PARTIALS_BYTES = 64 << 20,     // bound on what cut tiles leave; beyond it tiles stay whole
+    UNCUT = -1,
+};
+
+struct attend_tile {
+    uint32_t seq, row_first, row_count;
+    uint32_t key_end;
+    int32_t cut;     // which of the cut tiles, or UNCUT
+    size_t partials; // a cut tile's first float in plan->partials: (kv heads, blocks, see partial_of)
+};
+
+struct attend_span {
+    uint32_t tile, key_first, key_end;
+};
+
+struct attend_plan {
+    uint32_t tile_count, span_count, piece_count, cut_count;
+    uint32_t spans_max, pieces_max, cuts_max;
+    struct attend_tile *tiles; // (rows_max)
+    struct attend_span *spans; // (spans_max)
+    uint32_t *pieces;          // (pieces_max + 1): first unit of each
+    float *partials;           // (PARTIALS_BYTES)
+    size_t partial_floats;     // of them in use
+    /* (cuts_max, kv heads): units still to be done. A finisher subtracts with acq_rel: whoever takes the last
+     * sees what all have written. */
+    _Atomic uint32_t *left;
 };
 
 struct attend_job {
@@ -23,128 +52,162 @@ struct attend_job {
     struct kern_rows *qkv, *out;
     uint32_t layer;
     uint32_t group; // query heads of a KV head
-    uint32_t tile_count;
-    uint32_t partition_count; // of the longest sequence; 0: whole tiles
 };
 
 int machine_attend_init(struct kern *kern, struct err *err)
 {
     const struct kern_conf *conf = &kern->conf;
-    void *positions, *rotations, *tiles, *partials;
-    size_t rows = conf->rows_max;
-    int r = machine_memory(kern, rows * sizeof(uint32_t), &positions, err);
-    if (r >= 0) r = machine_memory(kern, rows * 2 * conf->rope.dims * sizeof(float), &rotations, err);
-    if (r >= 0) r = machine_memory(kern, rows * sizeof(struct attend_tile), &tiles, err);
-    if (r >= 0) r = machine_memory(kern, (size_t)PARTIALS_MIB << 20, &partials, err);
+    const uint32_t share = PIECES_A_THREAD * team_threads(kern->team);
+    const size_t heads = conf->head_count_kv;
+    struct attend_plan *plan;
+    void *memory, *tiles, *spans, *pieces, *left, *partials;
+    size_t rows = conf->rows_max, spans_max = rows + share, pieces_max = share + 1;
+    int r = machine_memory(kern, sizeof(*plan), &memory, err);
+    if (r >= 0) r = machine_memory(kern, rows * sizeof(*plan->tiles), &tiles, err);
+    if (r >= 0) r = machine_memory(kern, spans_max * sizeof(*plan->spans), &spans, err);
+    if (r >= 0) r = machine_memory(kern, (pieces_max + 1) * sizeof(*plan->pieces), &pieces, err);
+    if (r >= 0) r = machine_memory(kern, share * heads * sizeof(*plan->left), &left, err);
+    if (r >= 0) r = machine_memory(kern, PARTIALS_BYTES, &partials, err);
     if (r < 0) return r;
-    memset(positions, 0xFF, rows * sizeof(uint32_t));
-    kern->rotation_positions = positions;
-    kern->rotations = rotations;
-    kern->tiles = tiles;
-    kern->partials = partials;
+    plan = memory;
+    *plan = (struct attend_plan){.spans_max = (uint32_t)spans_max,
+                                 .pieces_max = (uint32_t)pieces_max,
+                                 .cuts_max = share,
+                                 .tiles = tiles,
+                                 .spans = spans,
+                                 .pieces = pieces,
+                                 .partials = partials,
+                                 .left = left};
+    kern->plan = plan;
     return 0;
 }
 
-static float *row_of(const struct kern_rows *rows, uint32_t row)
+/* ---- the plan */
+
+static uint32_t query_count(const struct attend_job *job, const struct attend_tile *tile)
 {
-    return rows->values + (size_t)row * rows->cols;
+    return tile->row_count * job->group;
 }
 
-static uint8_t *head_payload(const struct kern *kern, uint32_t page, uint32_t layer, uint32_t kv_head)
+/* Of one unit, in keys of one query. */
+static uint64_t cost_of(const struct attend_job *job, const struct attend_tile *tile, uint32_t keys)
 {
-    const struct kern_cache *cache = &kern->conf.cache;
-    size_t head_bytes = (size_t)2 * cache->head_dims * cache->page_tokens * sizeof(uint16_t);
-    return (uint8_t *)cache->base + page * cache->page_bytes +
-           ((size_t)layer * cache->head_count_kv + kv_head) * head_bytes;
+    return (uint64_t)keys * (QUERY_COST + query_count(job, tile));
 }
 
-/* Cosines and signed sines of a row's position, one of each per dimension. */
-static const float *rotation_of(struct kern *kern, uint32_t row, uint32_t position)
+/* Fills the tiles; returns the cost of all units. */
+static uint64_t plan_tiles(const struct attend_job *job, struct attend_plan *plan)
 {
-    const struct kern_rope *rope = &kern->conf.rope;
-    float *cosines = kern->rotations + (size_t)row * 2 * rope->dims, *sines = cosines + rope->dims;
-    if (kern->rotation_positions[row] == position) return cosines;
-    uint32_t pairs = rope->dims / 2;
-    for (uint32_t i = 0; i < pairs; i++) {
-        float angle = (float)position * rope->angles[i];
-        uint32_t a = rope->adjacent ? 2 * i : i, b = rope->adjacent ? a + 1 : a + pairs;
-        cosines[a] = cosines[b] = cosf(angle);
-        sines[b] = sinf(angle);
-        sines[a] = -sines[b];
-    }
-    kern->rotation_positions[row] = position;
-    return cosines;
-}
-
-/* Rotates q and k of one row, scales q, and writes k and v into the row's page. */
-static void store_row(const struct attend_job *job, const struct kern_seq *seq, uint32_t row)
-{
-    struct kern *kern = job->kern;
-    const struct kern_conf *conf = &kern->conf;
-    const struct cpu_level *level = kern->level;
-    uint32_t dims = conf->head_dims, tokens = conf->cache.page_tokens;
-    uint32_t position = seq->pos_first + (row - seq->row_first);
-    CHECK(position / tokens < seq->page_count);
-    uint32_t page = seq->pages[position / tokens], slot = position % tokens;
-    CHECK(page < conf->cache.page_count);
-    const float *cosines = rotation_of(kern, row, position), *sines = cosines + conf->rope.dims;
-    float *q = row_of(job->qkv, row);
-    float *k = q + (size_t)conf->head_count * dims, *v = k + (size_t)conf->head_count_kv * dims;
-    for (uint32_t h = 0; h < conf->head_count; h++)
-        level->rotate(q + (size_t)h * dims, conf->rope.dims, conf->rope.adjacent, cosines, sines);
-    for (uint32_t i = 0; i < conf->head_count * dims; i++) q[i] *= conf->attention_scale;
-    for (uint32_t h = 0; h < conf->head_count_kv; h++) {
-        uint16_t *payload = (uint16_t *)(void *)head_payload(kern, page, job->layer, h);
-        uint16_t halves[HEAD_DIMS_MAX];
-        level->rotate(k + (size_t)h * dims, conf->rope.dims, conf->rope.adjacent, cosines, sines);
-        level->to_f16(k + (size_t)h * dims, dims, halves);
-        for (uint32_t d = 0; d < dims; d++) payload[(size_t)d * tokens + slot] = halves[d];
-        level->to_f16(v + (size_t)h * dims, dims, payload + (size_t)dims * tokens + (size_t)slot * dims);
-    }
-}
-
-/* The sequence that holds `row`; sequences are in row order. */
-static uint32_t find_seq(const struct kern_batch *batch, uint32_t row)
-{
-    uint32_t low = 0, high = batch->seq_count - 1;
-    while (low < high) {
-        uint32_t middle = (low + high + 1) / 2;
-        if (batch->seqs[middle].row_first <= row) low = middle;
-        else high = middle - 1;
-    }
-    return low;
-}
-
-static void store_piece(void *arg, uint32_t piece)
-{
-    const struct attend_job *job = arg;
     const struct kern_batch *batch = job->batch;
-    uint32_t row = piece * STORE_ROWS;
-    uint32_t end = row + STORE_ROWS < batch->row_count ? row + STORE_ROWS : batch->row_count;
-    uint32_t s = find_seq(batch, row);
-    for (; row < end; row++) {
-        while (row >= batch->seqs[s].row_first + batch->seqs[s].row_count) s++;
-        CHECK(s < batch->seq_count);
-        store_row(job, &batch->seqs[s], row);
+    const uint32_t rows_a_tile = QUERIES_MAX / job->group;
+    uint64_t cost = 0;
+    plan->tile_count = 0;
+    for (uint32_t s = 0; s < batch->seq_count; s++) {
+        const struct kern_seq *seq = &batch->seqs[s];
+        CHECK(seq->row_first + seq->row_count <= batch->row_count);
+        for (uint32_t r = 0; r < seq->row_count; r += rows_a_tile) {
+            uint32_t left = seq->row_count - r, rows = left < rows_a_tile ? left : rows_a_tile;
+            CHECK(plan->tile_count < job->kern->conf.rows_max);
+            struct attend_tile *tile = &plan->tiles[plan->tile_count++];
+            *tile = (struct attend_tile){.seq = s,
+                                         .row_first = seq->row_first + r,
+                                         .row_count = rows,
+                                         .key_end = seq->pos_first + r + rows,
+                                         .cut = UNCUT};
+            cost += cost_of(job, tile, tile->key_end) * job->kern->conf.head_count_kv;
+        }
     }
+    return cost;
 }
 
-static struct cpu_attend piece_of(const struct attend_job *job, const struct attend_tile *tile,
-                                  uint32_t kv_head)
+/* Floats that a block of a cut tile leaves for one KV head: states, then values, of its queries. */
+static size_t block_floats(const struct attend_job *job, const struct attend_tile *tile)
+{
+    return (size_t)query_count(job, tile) * (2 + job->kern->conf.head_dims);
+}
+
+static size_t blocks_of(uint32_t keys)
+{
+    return (keys + KEY_BLOCK - 1) / KEY_BLOCK;
+}
+
+static void add_span(struct attend_plan *plan, uint32_t tile, uint32_t key_first, uint32_t key_end)
+{
+    CHECK(plan->span_count < plan->spans_max);
+    plan->spans[plan->span_count++] = (struct attend_span){tile, key_first, key_end};
+}
+
+/* Adds the spans of a tile: one, or several of about `share` each. */
+static void cut_tile(const struct attend_job *job, struct attend_plan *plan, uint32_t t, uint64_t share)
+{
+    struct attend_tile *tile = &plan->tiles[t];
+    const uint32_t kv_count = job->kern->conf.head_count_kv;
+    const size_t floats = kv_count * blocks_of(tile->key_end) * block_floats(job, tile);
+    const size_t floats_max = PARTIALS_BYTES / sizeof(float);
+    const uint64_t blocks = share / cost_of(job, tile, KEY_BLOCK) + 1;
+    uint32_t keys = tile->key_end;
+    if (blocks < blocks_of(keys)) keys = (uint32_t)blocks * KEY_BLOCK;
+    if (keys < SPAN_KEYS_MIN) keys = SPAN_KEYS_MIN;
+    if (team_threads(job->kern->team) == 1 || keys >= tile->key_end || plan->cut_count == plan->cuts_max ||
+        floats > floats_max - plan->partial_floats) {
+        add_span(plan, t, 0, tile->key_end);
+        return;
+    }
+    uint32_t spans = 0;
+    for (uint32_t key = 0; key < tile->key_end; key += keys, spans++)
+        add_span(plan, t, key, tile->key_end - key < keys ? tile->key_end : key + keys);
+    tile->cut = (int32_t)plan->cut_count++;
+    tile->partials = plan->partial_floats;
+    plan->partial_floats += floats;
+    for (uint32_t h = 0; h < kv_count; h++)
+        atomic_store_explicit(&plan->left[(uint32_t)tile->cut * kv_count + h], spans,
+                              memory_order_relaxed); // team_run orders it before the pieces
+}
+
+/* Tiles, spans, and pieces of about equal cost. The last tiles of a prompt see the most keys: they go first, so
+ * that no thread is left with a long piece at the end. */
+static void make_plan(const struct attend_job *job, struct attend_plan *plan)
+{
+    const uint32_t kv_count = job->kern->conf.head_count_kv;
+    const uint64_t share = plan_tiles(job, plan) / (PIECES_A_THREAD * team_threads(job->kern->team)) + 1;
+    uint64_t cost = share; // of the open piece: full
+    plan->span_count = plan->cut_count = plan->piece_count = 0;
+    plan->partial_floats = 0;
+    for (uint32_t t = plan->tile_count; t-- > 0;) cut_tile(job, plan, t, share);
+    for (uint32_t u = 0; u < plan->span_count * kv_count; u++) {
+        const struct attend_span *span = &plan->spans[u / kv_count];
+        if (cost >= share) {
+            CHECK(plan->piece_count < plan->pieces_max);
+            plan->pieces[plan->piece_count++] = u;
+            cost = 0;
+        }
+        cost += cost_of(job, &plan->tiles[span->tile], span->key_end - span->key_first);
+    }
+    plan->pieces[plan->piece_count] = plan->span_count * kv_count;
+}
+
+/* ---- the pieces */
+
+static struct cpu_attend describe(const struct attend_job *job, uint32_t unit)
 {
     const struct kern_conf *conf = &job->kern->conf;
+    const struct attend_plan *plan = job->kern->plan;
+    const struct attend_span *span = &plan->spans[unit / conf->head_count_kv];
+    const struct attend_tile *tile = &plan->tiles[span->tile];
     const struct kern_seq *seq = &job->batch->seqs[tile->seq];
-    uint32_t pos_first = seq->pos_first + (tile->row_first - seq->row_first);
+    const uint32_t kv_head = unit % conf->head_count_kv;
     return (struct cpu_attend){
-        .queries = row_of(job->qkv, tile->row_first) + (size_t)kv_head * job->group * conf->head_dims,
+        .queries = job->qkv->values + (size_t)tile->row_first * job->qkv->cols +
+                   (size_t)kv_head * job->group * conf->head_dims,
         .query_stride = job->qkv->cols,
         .row_count = tile->row_count,
         .group = job->group,
         .head_dims = conf->head_dims,
-        .pos_first = pos_first,
-        .key_end = pos_first + tile->row_count,
+        .pos_first = seq->pos_first + (tile->row_first - seq->row_first),
+        .key_first = span->key_first,
+        .key_end = span->key_end,
         .pages = seq->pages,
-        .payload = head_payload(job->kern, 0, job->layer, kv_head),
+        .payload = machine_payload(job->kern, 0, job->layer, kv_head),
         .page_bytes = conf->cache.page_bytes,
         .page_tokens = conf->cache.page_tokens,
     };
@@ -160,103 +223,83 @@ static void finish_query(const struct attend_job *job, const struct attend_tile 
     uint32_t row = tile->row_first + i / job->group;
     uint32_t col = (kv_head * job->group + i % job->group) * dims;
     float head[HEAD_DIMS_MAX];
-    float *to = out->has_values ? row_of(out, row) + col : head;
+    float *to = out->has_values ? out->values + (size_t)row * out->cols + col : head;
     kern->level->divide(values, state->sum, dims, to);
     if (out->has_blocks)
         kern->level->quantize(to, dims / BLOCK_COLS,
                               out->blocks + (size_t)row * out->block_count + col / BLOCK_COLS);
 }
 
-static void attend_piece(void *arg, uint32_t piece)
+/* What block `block` of a cut tile left, or will: the states, then the values, of its queries. */
+static struct cpu_softmax *partial_of(const struct attend_job *job, const struct attend_tile *tile,
+                                      uint32_t kv_head, size_t block)
 {
-    const struct attend_job *job = arg;
-    uint32_t kv_count = job->kern->conf.head_count_kv, dims = job->kern->conf.head_dims;
-    /* The last tiles see the most keys: they go first, so that no thread is left with a long one. */
-    const struct attend_tile *tile = &job->kern->tiles[job->tile_count - 1 - piece / kv_count];
-    uint32_t kv_head = piece % kv_count;
-    struct cpu_softmax states[QUERIES_MAX];
-    _Alignas(64) float values[QUERIES_MAX * HEAD_DIMS_MAX];
-    struct cpu_attend attend = piece_of(job, tile, kv_head);
-    job->kern->level->attend(&attend, states, values);
-    for (uint32_t i = 0; i < tile->row_count * job->group; i++)
+    size_t index = kv_head * blocks_of(tile->key_end) + block;
+    float *partial = job->kern->plan->partials + tile->partials + index * block_floats(job, tile);
+    return (struct cpu_softmax *)(void *)partial;
+}
+
+static void merge_tile(const struct attend_job *job, const struct attend_tile *tile, uint32_t kv_head)
+{
+    const uint32_t queries = query_count(job, tile), dims = job->kern->conf.head_dims;
+    struct cpu_softmax *states = partial_of(job, tile, kv_head, 0);
+    float *values = (float *)(void *)(states + queries);
+    for (size_t b = 1; b < blocks_of(tile->key_end); b++) {
+        const struct cpu_softmax *more = partial_of(job, tile, kv_head, b);
+        const float *more_values = (const float *)(const void *)(more + queries);
+        for (uint32_t i = 0; i < queries; i++)
+            job->kern->level->merge(&states[i], values + (size_t)i * dims, &more[i],
+                                    more_values + (size_t)i * dims, dims);
+    }
+    for (uint32_t i = 0; i < queries; i++)
         finish_query(job, tile, kv_head, i, &states[i], values + (size_t)i * dims);
 }
 
-/* What a cut tile leaves: for each (tile, KV head, partition) the states, then the values, of its queries. */
-static size_t partial_floats(const struct attend_job *job)
+/* A unit of a cut tile: a state for each block. */
+static void attend_part(const struct attend_job *job, struct cpu_attend *attend,
+                        const struct attend_tile *tile, uint32_t kv_head)
 {
-    return (size_t)QUERIES_MAX * (2 + job->kern->conf.head_dims);
+    struct attend_plan *plan = job->kern->plan;
+    const struct cpu_attend *then = attend->then;
+    const uint32_t key_end = attend->key_end;
+    while (attend->key_first < key_end) {
+        struct cpu_softmax *states = partial_of(job, tile, kv_head, attend->key_first / KEY_BLOCK);
+        struct cpu_attend rest = *attend;
+        rest.key_first += KEY_BLOCK;
+        rest.key_end = key_end;
+        bool last = rest.key_first >= key_end;
+        attend->key_end = last ? key_end : rest.key_first;
+        attend->then = last ? then : &rest;
+        job->kern->level->attend(attend, states, (float *)(void *)(states + query_count(job, tile)));
+        attend->key_first += KEY_BLOCK;
+    }
+    _Atomic uint32_t *left = &plan->left[(uint32_t)tile->cut * job->kern->conf.head_count_kv + kv_head];
+    if (atomic_fetch_sub_explicit(left, 1, memory_order_acq_rel) == 1) merge_tile(job, tile, kv_head);
 }
 
-static float *partial_of(const struct attend_job *job, uint32_t tile, uint32_t kv_head, uint32_t partition)
-{
-    size_t index = ((size_t)tile * job->kern->conf.head_count_kv + kv_head) * job->partition_count +
-                   partition;
-    return job->kern->partials + index * partial_floats(job);
-}
-
-static void cut_piece(void *arg, uint32_t piece)
+static void attend_piece(void *arg, uint32_t piece)
 {
     const struct attend_job *job = arg;
-    uint32_t kv_count = job->kern->conf.head_count_kv;
-    uint32_t partition = piece % job->partition_count;
-    uint32_t kv_head = piece / job->partition_count % kv_count;
-    uint32_t t = piece / job->partition_count / kv_count;
-    struct cpu_attend attend = piece_of(job, &job->kern->tiles[t], kv_head);
-    attend.key_first = partition * PARTITION;
-    if (attend.key_first >= attend.key_end) return;
-    if (attend.key_end > attend.key_first + PARTITION) attend.key_end = attend.key_first + PARTITION;
-    float *partial = partial_of(job, t, kv_head, partition);
-    job->kern->level->attend(&attend, (struct cpu_softmax *)(void *)partial, partial + 2 * QUERIES_MAX);
-}
-
-static void merge_piece(void *arg, uint32_t piece)
-{
-    const struct attend_job *job = arg;
-    uint32_t kv_count = job->kern->conf.head_count_kv, dims = job->kern->conf.head_dims;
-    uint32_t t = piece / kv_count, kv_head = piece % kv_count;
-    const struct attend_tile *tile = &job->kern->tiles[t];
-    uint32_t key_end = piece_of(job, tile, kv_head).key_end;
-    float *first = partial_of(job, t, kv_head, 0);
-    struct cpu_softmax *states = (struct cpu_softmax *)(void *)first;
-    for (uint32_t i = 0; i < tile->row_count * job->group; i++) {
-        float *values = first + 2 * QUERIES_MAX + (size_t)i * dims;
-        for (uint32_t p = 1; p * PARTITION < key_end; p++) {
-            const float *more = partial_of(job, t, kv_head, p);
-            job->kern->level->merge(&states[i], values, (const struct cpu_softmax *)(const void *)more + i,
-                                    more + 2 * QUERIES_MAX + (size_t)i * dims, dims);
+    const struct attend_plan *plan = job->kern->plan;
+    const uint32_t kv_count = job->kern->conf.head_count_kv, dims = job->kern->conf.head_dims;
+    const uint32_t unit_count = plan->span_count * kv_count;
+    struct cpu_softmax states[QUERIES_MAX];
+    _Alignas(64) float values[QUERIES_MAX * HEAD_DIMS_MAX];
+    struct cpu_attend next = describe(job, plan->pieces[piece]);
+    for (uint32_t unit = plan->pieces[piece]; unit < plan->pieces[piece + 1]; unit++) {
+        const struct attend_tile *tile = &plan->tiles[plan->spans[unit / kv_count].tile];
+        struct cpu_attend attend = next;
+        /* Past the piece's end this is a guess: pieces are handed out in order. */
+        if (unit + 1 < unit_count) next = describe(job, unit + 1);
+        attend.then = unit + 1 < unit_count ? &next : NULL;
+        if (tile->cut != UNCUT) {
+            attend_part(job, &attend, tile, unit % kv_count);
+            continue;
         }
-        finish_query(job, tile, kv_head, i, &states[i], values);
+        job->kern->level->attend(&attend, states, values);
+        for (uint32_t i = 0; i < query_count(job, tile); i++)
+            finish_query(job, tile, unit % kv_count, i, &states[i], values + (size_t)i * dims);
     }
-}
-
-/* Fills kern->tiles; sets tile_count and, when cutting at partitions pays and fits, partition_count. */
-static void plan_tiles(struct attend_job *job)
-{
-    struct kern *kern = job->kern;
-    const struct kern_batch *batch = job->batch;
-    uint32_t rows_a_tile = QUERIES_MAX / job->group;
-    uint32_t key_end = 0;
-    for (uint32_t s = 0; s < batch->seq_count; s++) {
-        const struct kern_seq *seq = &batch->seqs[s];
-        CHECK(seq->row_first + seq->row_count <= batch->row_count);
-        if (seq->row_count > 0 && seq->pos_first + seq->row_count > key_end)
-            key_end = seq->pos_first + seq->row_count;
-        for (uint32_t r = 0; r < seq->row_count; r += rows_a_tile) {
-            uint32_t left = seq->row_count - r;
-            CHECK(job->tile_count < kern->conf.rows_max);
-            kern->tiles[job->tile_count++] = (struct attend_tile){
-                .seq = s,
-                .row_first = seq->row_first + r,
-                .row_count = left < rows_a_tile ? left : rows_a_tile};
-        }
-    }
-    uint32_t partitions = (key_end + PARTITION - 1) / PARTITION;
-    uint32_t pieces = job->tile_count * kern->conf.head_count_kv;
-    if (partitions < 2 || team_threads(kern->team) == 1) return;
-    if (pieces >= PIECES_A_THREAD * team_threads(kern->team)) return;
-    size_t bytes = (size_t)pieces * partitions * partial_floats(job) * sizeof(float);
-    if (bytes <= (size_t)PARTIALS_MIB << 20) job->partition_count = partitions;
 }
 
 void machine_attend(struct kern *kern, uint32_t layer, struct kern_rows *qkv, const struct kern_batch *batch,
@@ -277,13 +320,7 @@ void machine_attend(struct kern *kern, uint32_t layer, struct kern_rows *qkv, co
                              .group = conf->head_count / conf->head_count_kv};
     out->has_blocks = conf->head_dims % BLOCK_COLS == 0;
     out->has_values = kern->has_float_weights || !out->has_blocks;
-    team_run(kern->team, store_piece, &job, (batch->row_count + STORE_ROWS - 1) / STORE_ROWS);
-    plan_tiles(&job);
-    uint32_t pieces = job.tile_count * conf->head_count_kv;
-    if (job.partition_count == 0) {
-        team_run(kern->team, attend_piece, &job, pieces);
-        return;
-    }
-    team_run(kern->team, cut_piece, &job, pieces * job.partition_count);
-    team_run(kern->team, merge_piece, &job, pieces);
+    machine_kv_write(kern, layer, qkv, batch);
+    make_plan(&job, kern->plan);
+    team_run(kern->team, attend_piece, &job, kern->plan->piece_count);
 }

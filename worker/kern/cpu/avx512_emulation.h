@@ -87,6 +87,10 @@ EMULATED_CALL emulated_m512 emulated_roundscale_ps(emulated_m512 a, int control)
     for (int i = 0; i < 16; i++) a[i] = nearbyintf(a[i]);
     return a;
 }
+EMULATED emulated_m512i emulated_castps_si512(emulated_m512 a)
+{
+    return (emulated_m512i)a;
+}
 EMULATED emulated_m512 emulated_castsi512_ps(emulated_m512i a)
 {
     return (emulated_m512)a;
@@ -301,6 +305,7 @@ EMULATED_CALL emulated_m512i emulated_dpbusd_epi32(emulated_m512i sum, emulated_
 #define _mm512_fmadd_ps emulated_fmadd_ps
 #define _mm512_abs_ps emulated_abs_ps
 #define _mm512_roundscale_ps emulated_roundscale_ps
+#define _mm512_castps_si512 emulated_castps_si512
 #define _mm512_castsi512_ps emulated_castsi512_ps
 #define _mm512_cvtps_epi32 emulated_cvtps_epi32
 #define _mm512_cvtepi32_ps emulated_cvtepi32_ps

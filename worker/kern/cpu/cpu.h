@@ -79,8 +79,7 @@ enum {
     CHUNK_BLOCKS_MAX = 18, // blocks of a chunk: unpacked codes of a few tiles fit the first-level cache
     CHUNK_OUTLIERS = 4,    // columns of a chunk that are multiplied as floats
     GROUP_ROWS = 32,       // outputs of a piece of work; a multiple of every tile_rows
-    KEY_BLOCK = 64,        // keys of a softmax step
-    PARTITION = 256,       // keys whose softmax is summed on its own; a multiple of KEY_BLOCK
+    KEY_BLOCK = 128,       // keys whose softmax is summed on its own
     QUERIES_MAX = 48,      // query rows (rows x heads of a group) of an attention piece
     HEAD_DIMS_MAX = 256,
 };
@@ -171,9 +170,10 @@ struct cpu_input {
 };
 
 /* One attention piece: row_count * group query rows of one sequence and KV head over keys
- * [key_first, key_end), key_first a multiple of PARTITION. Query i is row i / group, head i % group. */
+ * [key_first, key_end), key_first a multiple of KEY_BLOCK. Query i is row i / group, head i % group. */
 struct cpu_attend {
-    const float *queries; // rotated and scaled; row r, head h at r * query_stride + h * head_dims
+    const float *
+        queries; // rotated, times the scale of attention and log2(e); row r, head h at r * query_stride + h * head_dims
     size_t query_stride;
     uint32_t row_count, group, head_dims;
     uint32_t pos_first; // position of row 0; row r sees keys 0 .. pos_first + r
@@ -182,9 +182,11 @@ struct cpu_attend {
     const uint8_t *payload; // of page 0, this layer and KV head: K then V, f16
     uint64_t page_bytes;
     uint32_t page_tokens;
+    const struct cpu_attend
+        *then; // what this thread does next, so that its pages are asked for early; or NULL
 };
 
-/* Softmax state of one query over the keys seen so far: sum and values are relative to exp(max). */
+/* Softmax state of one query over the keys seen so far: sum and values are relative to 2^max. */
 struct cpu_softmax {
     float max, sum;
 };

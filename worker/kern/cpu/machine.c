@@ -103,6 +103,7 @@ static int machine_open(const struct cpu_level *level, const struct kern_conf *c
     kern->conf = *conf;
     const struct team_conf team_conf = {.threads = conf->threads, .pin = conf->pin_threads};
     r = team_new(&team_conf, &kern->team, err);
+    if (r >= 0) r = machine_kv_init(kern, err);
     if (r >= 0) r = machine_attend_init(kern, err);
     if (r < 0) {
         machine_close(kern);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* machine - the CPU as a kern: what it owns, shared by machine.c (lifetime, memory), project.c (products)
- * and attend.c. Outside kern/cpu nobody includes this. */
+/* machine - the CPU as a kern: what it owns, shared by machine.c (lifetime, memory), project.c (products),
+ * kv_write.c and attend.c. Outside kern/cpu nobody includes this. */
 #ifndef KVASIR_KERN_CPU_MACHINE_H
 #define KVASIR_KERN_CPU_MACHINE_H
 
@@ -34,10 +34,7 @@ struct kern_rows {
 
 struct arena; // mapped memory, freed by close
 
-/* One piece list of an attend: see attend.c. */
-struct attend_tile {
-    uint32_t seq, row_first, row_count;
-};
+struct attend_plan; // how an attend is cut: see attend.c
 
 struct kern {
     const struct cpu_level *level;
@@ -58,9 +55,18 @@ struct kern {
     uint32_t *rotation_positions; // (rows_max), UINT32_MAX when unset
     float *rotations;             // (rows_max; cosines (dims), sines (dims))
 
-    struct attend_tile *tiles; // (rows_max)
-    float *partials;           // (PARTIALS_BYTES): states of cut sequences
+    struct attend_plan *plan;
 };
+
+/* Keys and values of one layer and KV head of a page. */
+static inline uint8_t *machine_payload(const struct kern *kern, uint32_t page, uint32_t layer,
+                                       uint32_t kv_head)
+{
+    const struct kern_cache *cache = &kern->conf.cache;
+    size_t head_bytes = (size_t)2 * cache->head_dims * cache->page_tokens * sizeof(uint16_t);
+    return (uint8_t *)cache->base + page * cache->page_bytes +
+           ((size_t)layer * cache->head_count_kv + kv_head) * head_bytes;
+}
 
 /* Zeroed memory, 64-byte aligned, in huge pages where it is large; lives until close. */
 int machine_memory(struct kern *kern, size_t bytes, void **ret_memory, struct err *err);
@@ -79,6 +85,11 @@ void machine_norm_gate_up(struct kern *kern, const struct kern_rows *x, const st
 void machine_norm_head(struct kern *kern, const struct kern_rows *x, const uint32_t *rows, uint32_t row_count,
                        const struct kern_vector *norm, const struct kern_weight *weight,
                        struct kern_rows *logits);
+
+/* kv_write.c: rotates q and k of all rows, scales q, writes k and v. */
+int machine_kv_init(struct kern *kern, struct err *err);
+void machine_kv_write(struct kern *kern, uint32_t layer, struct kern_rows *qkv,
+                      const struct kern_batch *batch);
 
 /* attend.c */
 int machine_attend_init(struct kern *kern, struct err *err);

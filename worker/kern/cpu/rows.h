@@ -26,6 +26,24 @@ INLINE vf vf_exp(vf x)
     return vf_mul(p, vf_pow2(n));
 }
 
+/* 2^x with a relative error below 2e-7 for x <= 0; below -125 that of the end value. Adding 1.5 * 2^23 leaves the
+ * nearest whole number in the low bits; the rest, in [-1/2, 1/2], goes through the polynomial of degree 5 with
+ * p(0) = 1 and the least relative error (9e-8; found by iterated least squares). */
+INLINE vf vf_exp2(vf x)
+{
+    const vf magic = vf_set1(12582912.0f);
+    x = vf_max(x, vf_set1(-125.0f));
+    vf n = vf_add(x, magic);
+    vf r = vf_sub(x, vf_sub(n, magic));
+    vf p = vf_set1(0x1.5bba14p-10f);
+    p = vf_fma(p, r, vf_set1(0x1.3cea88p-7f));
+    p = vf_fma(p, r, vf_set1(0x1.c6b752p-5f));
+    p = vf_fma(p, r, vf_set1(0x1.ebf9bcp-3f));
+    p = vf_fma(p, r, vf_set1(0x1.62e42ap-1f));
+    p = vf_fma(p, r, vf_set1(1.0f));
+    return vf_move_exponent(p, n);
+}
+
 static void norm_row(const float *x, const float *norm, uint32_t cols, float epsilon, float *out)
 {
     enum { CHAINS = 4 };

@@ -94,6 +94,11 @@ INLINE vf vf_pow2(vf n) // 2^n for whole n in [-126, 127]
     return _mm256_castsi256_ps(
         _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
 }
+INLINE vf vf_move_exponent(vf a, vf n) // a * 2^k for whole k, n = k + 1.5 * 2^23, both normal
+{
+    __m256i moved = _mm256_slli_epi32(_mm256_castps_si256(n), 23);
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), moved));
+}
 INLINE float vf_reduce_add(vf a)
 {
     __m128 x = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));

@@ -23,7 +23,7 @@ enum {
     BYTE_OFFSET = 128, // B8 holds unsigned codes
     CELL_TILES = 2,    // register tile of a product: 2 x 16 outputs, 6 activation rows
     CELL_ROWS = 6,
-    GEMM_ROWS = 12,   // register tile of attention: 12 queries x 16 columns
+    GEMM_ROWS = 6,    // register tile of attention: 6 queries x 32 columns
     SUM_GROUPS_4 = 8, // sums are 32 bits wide from the start
     SUM_GROUPS_5 = 8,
     SUM_GROUPS_6 = 8,
@@ -91,6 +91,11 @@ INLINE vf vf_pow2(vf n) // 2^n for whole n in [-126, 127]
 {
     return _mm512_castsi512_ps(
         _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
+}
+INLINE vf vf_move_exponent(vf a, vf n) // a * 2^k for whole k, n = k + 1.5 * 2^23, both normal
+{
+    __m512i moved = _mm512_slli_epi32(_mm512_castps_si512(n), 23);
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), moved));
 }
 /* Halves, quarters, pairs: the tree is written out, so that the order is ours and not the compiler's. */
 INLINE float vf_reduce_add(vf a)

@@ -101,6 +101,10 @@ INLINE vf vf_pow2(vf n) // 2^n for whole n in [-126, 127]
 {
     return (vf)((__builtin_convertvector(n, vsum) + 127) << 23);
 }
+INLINE vf vf_move_exponent(vf a, vf n) // a * 2^k for whole k, n = k + 1.5 * 2^23, both normal
+{
+    return (vf)((bits_of_lanes)a + ((bits_of_lanes)n << 23));
+}
 INLINE float vf_reduce_add(vf a)
 {
     return ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]));
