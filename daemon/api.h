@@ -34,6 +34,8 @@ struct api {
     uint64_t request_count, http_requests;
     size_t preparing_bytes;   // memory of requests whose prompts are being made
     struct request *requests; // all live ones
+    struct request *held;     // those with unsent events of their streams
+    bool in_events;           // a step's events are being handled; their bytes are sent after the next plan
     bool draining;            // no new generations
     const char *state_text;   // why it is not ready: "loading", "restarting", "draining"
 };

@@ -80,6 +80,7 @@ static void before_sleep(uv_prepare_t *prepare)
     struct engine *engine = prepare->data;
     uv_prepare_stop(prepare);
     step_plan(engine);
+    engine->conf.callbacks->on_turn(engine->conf.owner);
 }
 
 static void engine_dirty(struct engine *engine)
@@ -166,6 +167,7 @@ static void group_lost(void *owner, const char *reason)
     completions_pop(engine); // what it finished before it died counts
     if (sched_in_flight(engine->sched)) step_lost(engine);
     step_report(engine, false);
+    engine->conf.callbacks->on_turn(engine->conf.owner);
     engine->conf.callbacks->on_lost(engine->conf.owner, reason);
 }
 

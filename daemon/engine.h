@@ -31,6 +31,7 @@ struct engine_callbacks {
     void (*on_lost)(void *owner, const char *reason);
     void (*on_failed)(void *owner, int exit_status, const char *reason);
     void (*on_step)(void *owner, const struct engine_step *step);
+    void (*on_turn)(void *owner); // after events, when the next plan is on its way or none is to be had
     void (*on_stopped)(void *owner);
 };
 

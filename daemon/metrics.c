@@ -21,6 +21,8 @@ static const double request_s[] = {0.3, 0.5, 0.8, 1,  1.5, 2,   2.5, 5,   10,   
                                    30,  40,  50,  60, 120, 240, 480, 960, 1920, 7680};
 static const double step_s[] = {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
                                 0.1,    0.25,  0.5,    1,     2.5,  5,     10};
+static const double turn_s[] = {0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005,
+                                0.001,   0.002,   0.005,   0.01,   0.1};
 static const double step_tokens[] = {1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384};
 static const double choices[] = {1, 2, 5, 10, 20};
 
@@ -51,7 +53,9 @@ static const double choices[] = {1, 2, 5, 10, 20};
     X(COMPUTED_TOKENS, "vllm:request_prefill_kv_computed_tokens", bounds_1_2_5(model_len_max), \
       "Prompt tokens of a request that were computed, not cached.") \
     X(STEP_TOKENS, "vllm:iteration_tokens_total", BOUNDS(step_tokens), "Tokens of a step.") \
-    X(STEP, "kvasir:step_seconds", BOUNDS(step_s), "Time of a step in the worker.")
+    X(STEP, "kvasir:step_seconds", BOUNDS(step_s), "Time of a step in the worker.") \
+    X(TURN, "kvasir:turn_seconds", BOUNDS(turn_s), \
+      "Time from a step's answer to the next plan, when the worker waits for the daemon.")
 
 enum histogram_id {
 #define X(id, name, bounds, help) HISTOGRAM_##id,
@@ -201,10 +205,11 @@ void metrics_request_failed(struct metrics *metrics)
     metrics->finished[METRICS_ERROR]++;
 }
 
-void metrics_step(struct metrics *metrics, uint32_t token_count, uint64_t step_ns)
+void metrics_step(struct metrics *metrics, uint32_t token_count, uint64_t step_ns, uint64_t turn_ns)
 {
     observe(metrics, HISTOGRAM_STEP_TOKENS, token_count);
     observe_ns(metrics, HISTOGRAM_STEP, step_ns);
+    if (turn_ns > 0) observe_ns(metrics, HISTOGRAM_TURN, turn_ns);
 }
 
 void metrics_worker_lost(struct metrics *metrics)

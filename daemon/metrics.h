@@ -39,7 +39,8 @@ void metrics_next_token(struct metrics *metrics, uint64_t since_last_ns);     //
 void metrics_request_done(struct metrics *metrics, const struct metrics_request *request);
 void metrics_request_aborted(struct metrics *metrics); // the client went away
 void metrics_request_failed(struct metrics *metrics);  // answered with an error
-void metrics_step(struct metrics *metrics, uint32_t token_count, uint64_t step_ns);
+/* turn_ns: from its answer to the next plan; 0 when none followed. */
+void metrics_step(struct metrics *metrics, uint32_t token_count, uint64_t step_ns, uint64_t turn_ns);
 void metrics_worker_lost(struct metrics *metrics);
 
 /* Prometheus text format 0.0.4. */

@@ -17,6 +17,7 @@ enum {
     ID_BYTES = 48,
     TEXT_BYTES_MAX = 64 << 20,  // of one choice: a full context of the longest tokens
     CHUNK_BYTES_MAX = 16 << 20, // of one event: with return_token_ids the first holds the prompt
+    HELD_BYTES_MAX = 64 << 10,  // of events held until the plan is out; more are sent at once
     ANSWER_BYTES_MAX = 1 << 30, // of a whole answer with log-probabilities
     TOKENIZE_IDS_MAX = 4 << 20,
 };
@@ -38,6 +39,9 @@ struct request {
     int64_t created_s;
     uint64_t number;
     bool stream_started;
+    struct buf held; // events of its stream, not sent yet
+    bool is_held;    // in the api's list,
+    struct request *held_next;
     uint64_t arrival_ns, token_ns; // token_ns: of the last output token
     struct request *previous, *next;
 };
@@ -66,13 +70,75 @@ struct request *request_next(const struct request *request)
     return request->next;
 }
 
+/* ---- events on their way out ----
+ *
+ * A write to a socket costs as much as all else about a token, and wakes a client that then wants a core. So
+ * events of a step are held until the next plan is with the worker. */
+
+static void held_remove(struct request *request)
+{
+    struct request **at = &request->api->held;
+    if (!request->is_held) return;
+    while (*at != request) at = &(*at)->held_next;
+    *at = request->held_next;
+    request->is_held = false;
+    buf_clear(&request->held);
+}
+
+/* Everybody pauses while the client does not read; request_client_drained lets them go on. */
+static void choices_pause(struct request *request, bool paused)
+{
+    for (uint32_t i = 0; i < request->choice_count; i++)
+        if (request->choices[i].generation) generation_pause(request->choices[i].generation, paused);
+}
+
+static void stream_send(struct request *request, const struct buf *out)
+{
+    int r = 0;
+    if (out->len == 0) return;
+    if (!request->stream_started)
+        r = conn_stream_start(request->conn, "text/event-stream; charset=utf-8", NULL);
+    request->stream_started = true;
+    if (r >= 0) r = conn_stream_write(request->conn, out->bytes, out->len);
+    if (r == 1) choices_pause(request, true); // a client that has gone ends by on_close
+}
+
+static void held_send(struct request *request)
+{
+    if (!request->is_held) return;
+    stream_send(request, &request->held);
+    held_remove(request);
+}
+
+void request_send_held(struct api *api)
+{
+    while (api->held) held_send(api->held);
+}
+
+static void stream_write(struct request *request, const struct buf *out)
+{
+    if (!request->api->in_events || request->held.len + out->len > HELD_BYTES_MAX ||
+        buf_append(&request->held, out->bytes, out->len) < 0) { // no memory to hold it
+        held_send(request);
+        buf_clear(&request->held);
+        stream_send(request, out);
+        return;
+    }
+    if (request->is_held) return;
+    request->is_held = true;
+    request->held_next = request->api->held;
+    request->api->held = request;
+}
+
 static void request_free(struct request *request)
 {
     CHECK(!request->working);
+    CHECK(!request->is_held);
     for (uint32_t i = 0; i < request->choice_count; i++) choice_done(&request->choices[i]);
     free(request->choices);
     prompt_result_done(&request->prompts);
     params_done(&request->params);
+    buf_done(&request->held);
     list_remove(request);
     free(request);
 }
@@ -81,6 +147,7 @@ static void request_free(struct request *request)
 static void request_end(struct request *request)
 {
     request->conn = NULL;
+    held_remove(request);
     for (uint32_t i = 0; i < request->choice_count; i++) {
         generation_free(request->choices[i].generation);
         request->choices[i].generation = NULL;
@@ -100,6 +167,7 @@ static void fail(struct request *request, int status, const char *field, const c
 {
     CHECK(request->conn);
     metrics_request_failed(request->api->conf.metrics);
+    held_send(request);
     if (request->stream_started) {
         struct buf out;
         buf_init(&out, KIB(8));
@@ -161,26 +229,9 @@ static void answer_whole(struct request *request)
     buf_done(&out);
 }
 
-/* Everybody pauses while the client does not read; request_client_drained lets them go on. */
-static void choices_pause(struct request *request, bool paused)
-{
-    for (uint32_t i = 0; i < request->choice_count; i++)
-        if (request->choices[i].generation) generation_pause(request->choices[i].generation, paused);
-}
-
 void request_client_drained(struct request *request)
 {
     choices_pause(request, false);
-}
-
-static void stream_write(struct request *request, const struct buf *out)
-{
-    int r = 0;
-    if (!request->stream_started)
-        r = conn_stream_start(request->conn, "text/event-stream; charset=utf-8", NULL);
-    request->stream_started = true;
-    if (r >= 0) r = conn_stream_write(request->conn, out->bytes, out->len);
-    if (r == 1) choices_pause(request, true);
 }
 
 /* 0, or the error of a chunk that does not fit. */
@@ -213,6 +264,7 @@ static void stream_finish(struct request *request)
     buf_init(&out, KIB(64));
     answer_write_end(&out, &context, request->params.include_usage ? &usage : NULL);
     stream_write(request, &out);
+    held_send(request);                   // the last events with the end
     (void)conn_stream_end(request->conn); // gone: nobody is left to tell
     buf_done(&out);
 }
@@ -490,6 +542,7 @@ void request_start(struct api *api, struct conn *conn, struct params *params, en
         .created_s = (int64_t)(clock_wall_ns() / NS_PER_S),
         .arrival_ns = clock_mono_ns(),
     };
+    buf_init(&request->held, HELD_BYTES_MAX);
     *params = (struct params){0};
     if (goal == REQUEST_TOKENIZE) request->source.model_len_max = TOKENIZE_IDS_MAX;
     id_make(request);

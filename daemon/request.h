@@ -21,6 +21,8 @@ void request_client_gone(struct request *request);
 void request_client_drained(struct request *request); // it reads again
 /* Answers and frees; one whose client has gone is left to end by itself. */
 void request_abort(struct request *request, int status, const char *message);
+/* Sends what streams held back while a step's events were handled: the worker has its next plan by now. */
+void request_send_held(struct api *api);
 struct request *request_next(const struct request *request);
 
 #endif

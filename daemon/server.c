@@ -25,6 +25,7 @@
 #include "daemon/model_info.h"
 #include "daemon/notify.h"
 #include "daemon/progress.h"
+#include "daemon/request.h"
 
 enum {
     DRAIN_MS_MAX = 60000,       // running requests may finish for so long
@@ -181,13 +182,21 @@ static void engine_failed(void *owner, int exit_status, const char *reason)
 static void engine_stepped(void *owner, const struct engine_step *step)
 {
     struct server *server = owner;
-    metrics_step(server->metrics, step->token_count, step->step_ns);
+    metrics_step(server->metrics, step->token_count, step->step_ns, step->turn_ns);
 }
 
 static void engine_event(void *owner, const struct sched_event *event, const struct done_top *tops)
 {
-    (void)owner;
+    struct server *server = owner;
+    server->api.in_events = true;
     generation_event(event, tops);
+    server->api.in_events = false;
+}
+
+static void engine_turned(void *owner)
+{
+    struct server *server = owner;
+    request_send_held(&server->api);
 }
 
 static const struct engine_callbacks engine_callbacks = {
@@ -197,6 +206,7 @@ static const struct engine_callbacks engine_callbacks = {
     .on_lost = engine_lost,
     .on_failed = engine_failed,
     .on_step = engine_stepped,
+    .on_turn = engine_turned,
     .on_stopped = engine_stopped,
 };
 

@@ -213,7 +213,8 @@ static void test_metrics_histograms_are_cumulative(void **state)
     metrics_next_token(rendered.metrics, 10000000);         // 0.01 s, a bound
     metrics_next_token(rendered.metrics, 10000001);         // just above it
     metrics_next_token(rendered.metrics, 3600000000000ull); // above all bounds
-    metrics_step(rendered.metrics, 20, 2000000);
+    metrics_step(rendered.metrics, 20, 2000000, 150000);
+    metrics_step(rendered.metrics, 40, 3000000, 0);
     render(&rendered);
     const char *name = "vllm:inter_token_latency_seconds_bucket";
     assert_true(value_of(&rendered, name, "le=\"0.01\"") == 1);
@@ -230,6 +231,10 @@ static void test_metrics_histograms_are_cumulative(void **state)
     assert_true(value_of(&rendered, "vllm:iteration_tokens_total_bucket", "le=\"16.0\"") == 0);
     assert_true(value_of(&rendered, "vllm:iteration_tokens_total_bucket", "le=\"32.0\"") == 1);
     assert_true(value_of(&rendered, "kvasir:step_seconds_bucket", "le=\"0.0025\"") == 1);
+    assert_true(value_of(&rendered, "kvasir:step_seconds_count", "") == 2);
+    assert_true(value_of(&rendered, "kvasir:turn_seconds_bucket", "le=\"0.0001\"") == 0);
+    assert_true(value_of(&rendered, "kvasir:turn_seconds_bucket", "le=\"0.0002\"") == 1);
+    assert_true(value_of(&rendered, "kvasir:turn_seconds_count", "") == 1); // no turn, no time of it
     rendered_done(&rendered);
 }
 
