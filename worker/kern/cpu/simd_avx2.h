@@ -26,7 +26,7 @@ enum {
     SUM_GROUPS_4 = 8, // groups that fit in 16 bits, by bits of the code
     SUM_GROUPS_5 = 4,
     SUM_GROUPS_6 = 2,
-    PANEL_ROWS = 8, // from here on unpacking once pays
+    PANEL_ROWS = 16, // from here on unpacking once pays
 };
 
 /* Keeps the compiler from building a tree of sums, which would spill every product. */
@@ -218,11 +218,19 @@ INLINE vcode code_lookup(const uint8_t table[16], vcode indexes)
     __m128i values = _mm_loadu_si128((const __m128i *)(const void *)table);
     return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(values), indexes);
 }
+/* Shuffles within 128 bits: byte b of each 32-bit lane, the rest zero. */
+_Alignas(16) static const uint8_t column_picks[4][16] = {
+    {0, 128, 128, 128, 4, 128, 128, 128, 8, 128, 128, 128, 12, 128, 128, 128},
+    {1, 128, 128, 128, 5, 128, 128, 128, 9, 128, 128, 128, 13, 128, 128, 128},
+    {2, 128, 128, 128, 6, 128, 128, 128, 10, 128, 128, 128, 14, 128, 128, 128},
+    {3, 128, 128, 128, 7, 128, 128, 128, 11, 128, 128, 128, 15, 128, 128, 128}};
+
 /* Byte `byte` of each 32-bit lane as 0..255, its bits turned by `flip`. */
 INLINE vsum code_column(vcode codes, uint32_t byte, int flip)
 {
-    __m256i moved = _mm256_srl_epi32(codes, _mm_cvtsi32_si128((int)byte * 8));
-    return _mm256_and_si256(_mm256_xor_si256(moved, _mm256_set1_epi32(flip)), _mm256_set1_epi32(0xFF));
+    __m128i pick = _mm_load_si128((const __m128i *)(const void *)column_picks[byte]);
+    __m256i column = _mm256_shuffle_epi8(codes, _mm256_broadcastsi128_si256(pick));
+    return flip == 0 ? column : _mm256_xor_si256(column, _mm256_set1_epi32(flip));
 }
 INLINE vcode activation_load(const int8_t *p) // 4 codes, to all lanes
 {
