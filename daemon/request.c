@@ -39,9 +39,9 @@ struct request {
     int64_t created_s;
     uint64_t number;
     bool stream_started;
-    struct buf held; // events of its stream, not sent yet
-    bool is_held;    // in the api's list,
-    struct request *held_next;
+    bool is_held;                  // in the api's list
+    struct request *held_next;     // there
+    struct buf held;               // events of its stream, not sent yet
     uint64_t arrival_ns, token_ns; // token_ns: of the last output token
     struct request *previous, *next;
 };

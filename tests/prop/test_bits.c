@@ -45,10 +45,10 @@ static const enum tensor_type types[] = {
 
 /* Heads alone, in groups, and wider than the model; a vocabulary that fills no tile. */
 static const struct random_model_shape shapes[] = {
-    {2, 256, 8, 2, 32, 512, 96},
-    {2, 256, 12, 4, 64, 256, 97},
-    {1, 256, 4, 4, 64, 768, 200},
-    {1, 512, 6, 2, 128, 512, 35},
+    {2, 256, 8, 2, 32, 512, 96, false},
+    {2, 256, 12, 4, 64, 256, 97, false},
+    {1, 256, 4, 4, 64, 768, 200, true},
+    {1, 512, 6, 2, 128, 512, 35, false},
 };
 
 struct level {

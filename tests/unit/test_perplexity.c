@@ -69,8 +69,7 @@ static void test_perplexity_refuses_answers_about_other_tokens(void **state)
         "{\"choices\":[{\"text\":\"x\"}]}",
         "{\"choices\":[{\"prompt_logprobs\":null}]}",
         "{\"choices\":[{\"prompt_logprobs\":[null,{\"8\":{\"logprob\":-1}},{\"9\":{\"logprob\":-1}}]}]}",
-        "{\"choices\":[{\"prompt_logprobs\":[null,{\"8\":{\"logprob\":-1}},{\"7\":{\"logprob\":-1}},{\"8\":{}"
-        "}]}]}",
+        "{\"choices\":[{\"prompt_logprobs\":[null,{\"8\":{\"logprob\":-1}},{\"7\":{}},{\"8\":{}}]}]}",
         "{\"choices\":[{\"prompt_logprobs\":[null,{\"8\":{\"logprob\":\"a\"}},null,null]}]}",
     };
     for (size_t i = 0; i < COUNT_OF(bad); i++) {
