@@ -118,8 +118,8 @@ def start_llama(args, model, slots, context, log):
 
 
 def bench(args, url, options, seed):
-    run = subprocess.run([f"{args.build}/kvasir", "bench", "--url", url, "--json", "--token-ids", "--vocab", "49000", "--ignore-eos",
-                          "--seed", str(seed), *options], capture_output=True, text=True)
+    run = subprocess.run([f"{args.build}/kvasir", "bench", "--url", url, "--json", "--token-ids", "--vocab", str(args.vocab),
+                          "--ignore-eos", "--seed", str(seed), *options], capture_output=True, text=True)
     if run.returncode != 0:
         sys.exit(f"versus: kvasir bench failed on {url}: {run.stderr or run.stdout}")
     return json.loads(run.stdout)
@@ -180,6 +180,7 @@ def main():
     p.add_argument("--llama-flags", default="")
     p.add_argument("--kvasird-flags", default="")
     p.add_argument("--build", default="build")
+    p.add_argument("--vocab", type=int, default=32000, help="prompts are of ids below this")
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--workloads", default="prefill,decode,concurrent,shared")
