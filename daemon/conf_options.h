@@ -73,7 +73,10 @@
     X(TEXT, instance, "instance", "process", "default", 0, 0, "NAME", \
       "Names this daemon's shared memory, so that several can run on one machine: 1 to 32 of a-z 0-9 _ -.") \
     X(COUNT, threads, "threads", "process", "0", 0, 1024, "COUNT", \
-      "Threads of the worker. 0: one for each core that this process may use.") \
+      "Threads of the worker. 0: one for each core that this process may use, within its control group's quota.") \
+    X(TEXT, cpus, "cpus", "process", "", 0, 0, "LIST", \
+      "CPUs that are this daemon's own: 0-7,16 or node:1 for those of a NUMA node. It and its worker use no " \
+      "others, take memory near them, and each thread of the worker stays on one. Empty: all, unpinned.") \
     X(CHOICE, weights, "weights", "process", "shared", 0, 0, "shared|private", \
       "Where the worker keeps its weights, packed for this machine. shared: in /dev/shm, where every worker of " \
       "the same model finds them, and its own successor too; private: in its own memory.") \

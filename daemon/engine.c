@@ -266,6 +266,7 @@ static int parts_make(struct engine *engine, struct err *err)
         .worker_path = conf->worker_path,
         .model_path = conf->model_path,
         .threads = conf->threads,
+        .pin_threads = conf->pin_threads,
         .private_weights = conf->private_weights,
         .epoch = conf->sched.epoch,
         .limits = engine->limits,

@@ -40,6 +40,7 @@ struct engine_conf {
     const char *instance;
     const char *worker_path, *model_path;
     uint32_t threads;
+    bool pin_threads;     // each to a core of its own
     bool private_weights; // not shared with other workers, nor with this one's next life
     uint64_t
         cache_bytes; // of pages; 0: enough for seqs_max / 16 sequences of full length, at most a quarter of memory

@@ -108,6 +108,7 @@ static int worker_start(struct group *group, struct err *err)
         group->worker_path, "--instance",      group->instance, "--group", group_text,     "--rank", "0",
         "--model",          group->model_path, "--threads",     threads,   "--daemon-pid", pid};
     size_t used = 13; // of those above
+    if (group->conf.pin_threads) argv[used++] = "--pin";
     if (group->conf.private_weights) argv[used++] = "--private-weights";
     CHECK(used < ARGV_COUNT_MAX && argv[used] == NULL);
     environment_fill(envp, COUNT_OF(envp));

@@ -50,7 +50,7 @@ struct group_conf {
     uint32_t group_idx;
     const char *worker_path, *model_path;
     uint32_t threads;
-    bool private_weights;
+    bool pin_threads, private_weights;
     uint64_t epoch;
     struct plan_limits limits;
     uint64_t stall_ns_max; // a step without a heartbeat for so long: the process is killed; 0: never

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <netinet/in.h>
-#include <sched.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -16,6 +15,7 @@
 
 #include "common/base/check.h"
 #include "common/base/clock.h"
+#include "common/base/cpus.h"
 #include "common/base/log.h"
 #include "daemon/api.h"
 #include "daemon/engine.h"
@@ -221,13 +221,6 @@ static char *name_of_file(const char *path)
     return strndup(base, len);
 }
 
-static uint32_t threads_default(void)
-{
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) < 0) return 1;
-    return (uint32_t)CPU_COUNT(&set);
-}
-
 static int model_load(struct server *server, struct err *err)
 {
     const struct conf *conf = server->conf;
@@ -262,7 +255,8 @@ static int engine_make(struct server *server, struct err *err)
         .instance = conf->instance,
         .worker_path = server->worker_path,
         .model_path = conf->model,
-        .threads = conf->threads ? conf->threads : threads_default(),
+        .threads = conf->threads ? conf->threads : cpus_threads(),
+        .pin_threads = conf->cpus[0] != '\0',
         .private_weights = conf->weights == CONF_WEIGHTS_PRIVATE,
         .cache_bytes = conf->kv_cache_memory_bytes,
         .kv_type = KV_F16,
@@ -367,7 +361,9 @@ static void handles_init(struct server *server)
 
 static int parts_start(struct server *server, struct err *err)
 {
-    int r = model_load(server, err);
+    /* First, so that all memory comes from these CPUs' node. */
+    int r = server->conf->cpus[0] ? cpus_restrict(server->conf->cpus, err) : 0;
+    if (r == 0) r = model_load(server, err);
     if (r == 0) r = metrics_new(server->model_name, server->model_len_max, &server->metrics);
     if (r == 0) r = engine_make(server, err);
     if (r == 0) r = api_make(server, err);

@@ -21,6 +21,7 @@
 
 #include "common/base/check.h"
 #include "common/base/clock.h"
+#include "common/base/cpus.h"
 #include "common/base/hash.h"
 #include "common/base/log.h"
 #include "common/gguf/facts.h"
@@ -57,6 +58,7 @@ struct worker {
     struct step *step;
     void *plan; // owned, plan_bytes_max: the private copy
     size_t plan_bytes;
+    uint64_t spin_ns; // for the next plan
 };
 
 static const char usage[] =
@@ -306,8 +308,10 @@ static int serve_one(struct worker *worker, size_t len, struct err *err)
 /* Spinning for the next plan pays where a core is left for the daemon meanwhile. */
 static uint64_t spin_ns_of(const struct worker_conf *conf)
 {
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    return cores > 0 && (uint64_t)cores > conf->threads ? spin_ns : 0;
+    struct cpus cpus;
+    cpus_allowed(&cpus);
+    bool has_spare = cpus.count > conf->threads && cpus_quota_milli("") / 1000 > conf->threads;
+    return has_spare ? spin_ns : 0;
 }
 
 /* "Name:   1234 kB" of /proc/self/status in MiB; 0 where there is none. */
@@ -338,12 +342,12 @@ static void ready_note(struct worker *worker)
 static int serve(struct worker *worker, struct err *err)
 {
     const struct pool_header *header = pages_header(worker->pages);
-    uint64_t spin = spin_ns_of(&worker->conf);
     ready_note(worker);
     link_rank_set(worker->link, RANK_READY, 1000);
     for (;;) {
         size_t len;
-        int r = link_plan_wait(worker->link, worker->plan, worker->plan_bytes, spin, wait_ns_max, &len);
+        int r = link_plan_wait(worker->link, worker->plan, worker->plan_bytes, worker->spin_ns, wait_ns_max,
+                               &len);
         if (r == -ECANCELED) return 0;
         if (r == -ETIMEDOUT && owner_is_alive(header->daemon_pid, header->daemon_start)) continue;
         if (r == -ETIMEDOUT) return ERR(err, ERR_PEER_DEAD, "the daemon is gone");
@@ -366,6 +370,7 @@ int main(int argc, char **argv)
     }
     signals_ignore();
     oom_score_raise();
+    worker.spin_ns = spin_ns_of(&worker.conf); // before the team pins this thread
     r = worker_open(&worker, &err);
     if (r == 0) r = serve(&worker, &err);
     if (r < 0 && worker.link) link_rank_panic(worker.link, err.text);

@@ -2,6 +2,7 @@
 /* See store.h. */
 #include "worker/store.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -9,6 +10,7 @@
 #include <unistd.h>
 
 #include "common/base/check.h"
+#include "common/base/cpus.h"
 #include "common/base/hash.h"
 #include "common/base/log.h"
 #include "common/shm/weights.h"
@@ -33,6 +35,7 @@ static struct hash128 key_of(const struct store_conf *conf)
         struct gguf_identity identity;
         uint64_t bytes;
         uint32_t layout_version, user, rank, rank_count;
+        int64_t node; // workers that keep to different ones want their own copy near them
     } facts = {
         .digest = gguf_digest(conf->file->gguf),
         .content = conf->content,
@@ -42,7 +45,9 @@ static struct hash128 key_of(const struct store_conf *conf)
         .user = geteuid(),
         .rank = conf->rank,
         .rank_count = conf->rank_count,
+        .node = cpus_node(),
     };
+    static_assert(sizeof facts == 120, "no padding in what is hashed");
     return hash128(&facts, sizeof facts);
 }
 

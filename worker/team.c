@@ -32,6 +32,7 @@
 
 #include "common/base/check.h"
 #include "common/base/clock.h"
+#include "common/base/cpus.h"
 #include "common/base/limits.h"
 
 enum {
@@ -177,23 +178,17 @@ void team_run(struct team *team, void (*fn)(void *arg, uint32_t piece), void *ar
     atomic_store_explicit(&team->caller_sleeps, 0, memory_order_relaxed);
 }
 
-/* Pins `thread` to the index-th core of `allowed`. Not being able to is no fault: it stays unpinned. */
-static void pin(pthread_t thread, const cpu_set_t *allowed, uint32_t index)
+/* Pins `thread` to the index-th of the CPUs, of which those of different cores come first. Not being able to is
+ * no fault: it stays where the kernel puts it. */
+static void pin(pthread_t thread, const struct cpus *allowed, uint32_t index)
 {
-    int count = CPU_COUNT(allowed);
-    if (count <= 0) return;
-    int left = (int)(index % (uint32_t)count);
-    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-        if (!CPU_ISSET(cpu, allowed) || left-- > 0) continue;
-        cpu_set_t one;
-        CPU_ZERO(&one);
-        CPU_SET(cpu, &one);
-        (void)pthread_setaffinity_np(thread, sizeof(one), &one); // stays where the kernel puts it
-        return;
-    }
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(allowed->ids[index % allowed->count], &one);
+    (void)pthread_setaffinity_np(thread, sizeof(one), &one);
 }
 
-static int start_helpers(struct team *team, bool pinned, const cpu_set_t *allowed, struct err *err)
+static int start_helpers(struct team *team, bool pinned, const struct cpus *allowed, struct err *err)
 {
     pthread_attr_t attr;
     int r = pthread_attr_init(&attr);
@@ -227,10 +222,11 @@ int team_new(const struct team_conf *conf, struct team **ret_team, struct err *e
         free(team);
         return err_sys(err, ENOMEM, "thread team");
     }
-    cpu_set_t allowed;
-    CPU_ZERO(&allowed);
-    if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) CPU_ZERO(&allowed); // then: no pins, no spins
-    if ((uint32_t)CPU_COUNT(&allowed) >= conf->threads) team->spin_ns_max = SPIN_NS_MAX;
+    struct cpus allowed;
+    cpus_allowed(&allowed);
+    /* A spin takes from who could work: a thread of ours without a core, or what is left of a quota. */
+    bool has_cores = allowed.count >= conf->threads && cpus_quota_milli("") / 1000 >= conf->threads;
+    if (has_cores) team->spin_ns_max = SPIN_NS_MAX;
     int r = start_helpers(team, conf->pin, &allowed, err);
     if (r < 0) {
         team_free(team);

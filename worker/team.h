@@ -25,7 +25,7 @@ enum {
 
 struct team_conf {
     uint32_t threads; // 1..TEAM_THREADS_MAX, the caller counted in
-    bool pin;         // thread i, the calling one too, stays on the i-th core the process may use
+    bool pin;         // thread i, the calling one too, stays on the i-th CPU of cpus_allowed: cores first
 };
 
 /* Starts threads - 1 threads. Errors: ERR_CONFIG, -EAGAIN, -ENOMEM. */

@@ -444,6 +444,8 @@ def test_wrong_settings(_d):
     fails(78, ["max-num-batched-tokens"], model, "--max-num-batched-tokens", 4)
     fails(78, ["KVASIR_MAX_NUM_SEQS"], model, env={"KVASIR_MAX_NUM_SEQS": "x"})
     fails(78, ["context"], model, "--max-model-len", 1)
+    fails(78, ["no list of CPUs"], model, "--cpus", "0-")
+    fails(78, ["node 9999"], model, "--cpus", "node:9999")
     fails(78, ["cache is too small"], model, "--kv-cache-memory-bytes", 1)
 
 

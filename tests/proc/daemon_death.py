@@ -76,6 +76,15 @@ def test_the_kernel_would_take_the_worker_before_the_daemon():
         require(score(d.worker_pid()) == max(score(d.pid), 200), "the worker raised its own")
 
 
+def test_a_daemon_with_cpus_of_its_own_keeps_to_them():
+    cpu = max(os.sched_getaffinity(0))
+    with Daemon(model_path(), "--cpus", cpu) as d:
+        for pid in (d.pid, d.worker_pid()):
+            require(os.sched_getaffinity(pid) == {cpu}, f"{pid} uses {os.sched_getaffinity(pid)}")
+        require(len(os.listdir(f"/proc/{d.worker_pid()}/task")) == 1, "one core, one thread")
+        d.complete("Hi", max_tokens=2)
+
+
 def without_descriptors():
     die_with_parent()
     os.closerange(0, 3)
