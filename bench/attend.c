@@ -2,7 +2,7 @@
 /* attend - the speed of attention alone, on pages that lie in memory as a server's do.
  *
  *   attend [--level NAME] [--threads N] [--rounds N] [--heads N] [--heads-kv N] [--dims N] [--layers N]
- *          [--context N] [--seqs N] [--rows N] [--huge] [--cpu]
+ *          [--context N] [--seqs N] [--rows N] [--kv f16|bf16|q8|q4] [--huge] [--cpu]
  *
  * A round attends once in every layer: --rows new rows of each of --seqs sequences that end at --context. Pages
  * are dealt out in a random order. Prints one line of CSV: microseconds of a round (median, best), GB/s of
@@ -27,7 +27,7 @@ enum { ROUNDS_MAX = 1001, DIMS_MAX = 256 };
 
 struct options {
     const char *level;
-    uint32_t threads, rounds, heads, heads_kv, dims, layers, context, seqs, rows;
+    uint32_t threads, rounds, heads, heads_kv, dims, layers, context, seqs, rows, kv_type;
     bool huge, cpu;
 };
 
@@ -82,13 +82,14 @@ static void open_rig(struct rig *rig)
     rig->conf = (struct kern_conf){
         .threads = o->threads,
         .rows_max = rows,
-        .cache = {.page_bytes = (uint64_t)o->layers * o->heads_kv * 2 * o->dims * PAGE_TOKENS * 2,
+        .cache = {.page_bytes = (uint64_t)o->layers * o->heads_kv *
+                                kern_kv_head_bytes(o->kv_type, o->dims, PAGE_TOKENS),
                   .page_count = all,
                   .page_tokens = PAGE_TOKENS,
                   .layer_count = o->layers,
                   .head_count_kv = o->heads_kv,
                   .head_dims = o->dims,
-                  .kv_type = KERN_KV_F16},
+                  .kv_type = o->kv_type},
         .rope = {.dims = o->dims, .angles = rig->angles, .position_max = o->context},
         .head_count = o->heads,
         .head_count_kv = o->heads_kv,
@@ -174,8 +175,20 @@ static void measure(struct rig *rig)
 static int usage(void)
 {
     fprintf(stderr, "usage: attend [--level NAME] [--threads N] [--rounds N] [--heads N] [--heads-kv N] "
-                    "[--dims N] [--layers N] [--context N] [--seqs N] [--rows N] [--huge] [--cpu]\n");
+                    "[--dims N] [--layers N] [--context N] [--seqs N] [--rows N] [--kv f16|bf16|q8|q4] "
+                    "[--huge] [--cpu]\n");
     return 64;
+}
+
+static bool parse_kv(const char *name, uint32_t *ret_type)
+{
+    static const char *const names[] = {"f16", "bf16", "q8", "q4"}; // in the order of enum kern_kv
+    for (uint32_t i = 0; i < COUNT_OF(names); i++) {
+        if (strcmp(name, names[i]) != 0) continue;
+        *ret_type = i;
+        return true;
+    }
+    return false;
 }
 
 static bool parse(int argc, char **argv, struct options *ret)
@@ -201,6 +214,7 @@ static bool parse(int argc, char **argv, struct options *ret)
         if (strcmp(argv[i], "--huge") == 0) o.huge = true;
         else if (strcmp(argv[i], "--cpu") == 0) o.cpu = true;
         else if (strcmp(argv[i], "--level") == 0 && has_value) o.level = argv[++i];
+        else if (strcmp(argv[i], "--kv") == 0 && has_value) found = parse_kv(argv[++i], &o.kv_type);
         else found = false;
         for (size_t n = 0; n < COUNT_OF(numbers) && !found && has_value; n++) {
             if (strcmp(argv[i], numbers[n].name) != 0) continue;

@@ -238,9 +238,6 @@ static int refuse_unbuilt(const struct conf *conf, struct err *err)
     if (conf->block_size != PAGE_TOKENS) {
         return ERR(err, ERR_CONFIG, "block-size: only %d is built, not %u", PAGE_TOKENS, conf->block_size);
     }
-    if (conf->kv_cache_dtype != CONF_KV_AUTO && conf->kv_cache_dtype != CONF_KV_F16) {
-        return ERR(err, ERR_CONFIG, "kv-cache-dtype: only auto and f16 are built");
-    }
     if (conf->tensor_parallel_size != 1) {
         return ERR(err, ERR_CONFIG, "tensor-parallel-size: only 1 is built, not %u",
                    conf->tensor_parallel_size);

@@ -165,6 +165,17 @@ static bool parse_choice(const char *words, const char *text, uint32_t *ret_valu
     }
 }
 
+/* Words that vLLM and llama.cpp use for what a choice here is called otherwise. */
+static const char *other_spelling(const struct conf_option *option, const char *text)
+{
+    static const char *const words[][2] = {
+        {"float16", "f16"}, {"bfloat16", "bf16"}, {"q8_0", "q8"}, {"q4_0", "q4"}, {"q4_1", "q4"}};
+    if (strcmp(option->flag, "kv-cache-dtype") != 0) return text;
+    for (size_t i = 0; i < COUNT_OF(words); i++)
+        if (strcmp(words[i][0], text) == 0) return words[i][1];
+    return text;
+}
+
 static bool parse_switch(const char *text, bool *ret_value)
 {
     static const char *const yes[] = {"true", "yes", "on", "1"}, *const no[] = {"false", "no", "off", "0"};
@@ -277,7 +288,7 @@ int conf_option_set(struct conf *conf, const struct conf_option *option, enum co
         if (good) *(uint64_t *)field = number;
         break;
     case CONF_KIND_SWITCH: good = parse_switch(text, field); break;
-    case CONF_KIND_CHOICE: good = parse_choice(option->argument, text, field); break;
+    case CONF_KIND_CHOICE: good = parse_choice(option->argument, other_spelling(option, text), field); break;
     }
     if (!good) return refuse_value(option, text, code, where, err);
     *stored = (uint8_t)source;

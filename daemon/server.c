@@ -244,6 +244,16 @@ static int model_load(struct server *server, struct err *err)
     return 0;
 }
 
+static enum kv_type kv_type_of(uint32_t conf_dtype)
+{
+    switch (conf_dtype) {
+    case CONF_KV_BF16: return KV_BF16;
+    case CONF_KV_Q8: return KV_Q8;
+    case CONF_KV_Q4: return KV_Q4;
+    default: return KV_F16;
+    }
+}
+
 static int engine_make(struct server *server, struct err *err)
 {
     const struct conf *conf = server->conf;
@@ -259,7 +269,7 @@ static int engine_make(struct server *server, struct err *err)
         .pin_threads = conf->cpus[0] != '\0',
         .private_weights = conf->weights == CONF_WEIGHTS_PRIVATE,
         .cache_bytes = conf->kv_cache_memory_bytes,
-        .kv_type = KV_F16,
+        .kv_type = kv_type_of(conf->kv_cache_dtype),
         .sched = {.seqs_max = conf->max_num_seqs,
                   .tokens_max = conf->max_num_batched_tokens,
                   .queue_max = conf->max_num_queued_reqs,

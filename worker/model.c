@@ -14,7 +14,9 @@
 #include "worker/bind.h"
 #include "worker/model_arch.h"
 
-static_assert((int)KERN_KV_F16 == (int)KV_F16 && (int)KERN_KV_F32 == (int)KV_F32,
+static_assert((int)KERN_KV_F16 == (int)KV_F16 && (int)KERN_KV_BF16 == (int)KV_BF16 &&
+                  (int)KERN_KV_Q8 == (int)KV_Q8 && (int)KERN_KV_Q4 == (int)KV_Q4 &&
+                  (int)KERN_KV_F32 == (int)KV_F32,
               "one numbering of page types");
 
 static const struct model_arch *const archs[] = {

@@ -50,7 +50,7 @@ struct pool_geometry {
     uint32_t head_count_kv; // of one rank
     uint32_t head_dims;
     uint32_t reserved;
-    uint64_t page_bytes; // of one rank: layers * kv heads * 2 * head_dims * page_tokens * element size
+    uint64_t page_bytes; // of one rank: pool_page_bytes
     struct hash128 model_digest;
 };
 

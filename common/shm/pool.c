@@ -56,9 +56,16 @@ static struct meta_offsets offsets_of(const struct pool_geometry *geometry)
 
 uint64_t pool_page_bytes(enum kv_type type, uint32_t layer_count, uint32_t head_count_kv, uint32_t head_dims)
 {
-    if (type != KV_F16 && type != KV_BF16 && type != KV_F32) return 0; // KV_Q8, KV_Q4: no layout yet
-    uint64_t bytes = type == KV_F32 ? 4 : 2;                           // of one element
-    const uint64_t factors[] = {layer_count, head_count_kv, 2 /* K and V */, head_dims, PAGE_TOKENS};
+    uint64_t bytes, dims = head_dims; // bytes: K and V of one token and head
+    switch (type) {
+    case KV_F16:
+    case KV_BF16: bytes = 2 * 2 * dims; break;
+    case KV_F32: bytes = 2 * 4 * dims; break;
+    case KV_Q8: bytes = 2 * dims + 2 * 2; break;                             // a scale each
+    case KV_Q4: bytes = dims / 2 + (dims + 31) / 32 * 16 + 2 * 2 * 2; break; // a scale and a minimum each
+    default: return 0;
+    }
+    const uint64_t factors[] = {layer_count, head_count_kv, PAGE_TOKENS};
     for (size_t i = 0; i < COUNT_OF(factors); i++)
         if (__builtin_mul_overflow(bytes, factors[i], &bytes)) return 0;
     return bytes;

@@ -20,7 +20,8 @@ struct pool_owner { // identity stored in the header
     uint64_t epoch;
 };
 
-/* Payload bytes of one page of one rank; 0 for a type without a store (yet) or when it overflows. */
+/* Payload bytes of one page of one rank; 0 for no type or when it overflows. What lies where in them is the
+ * kernels' matter: worker/kern/kern.h. */
 uint64_t pool_page_bytes(enum kv_type type, uint32_t layer_count, uint32_t head_count_kv, uint32_t head_dims);
 size_t pool_meta_bytes(const struct pool_geometry *geometry); // size of the meta segment; a verified geometry
 /* Counts and sizes in range and page_bytes as pool_page_bytes says; page_bytes 0 is a pool without payload

@@ -26,8 +26,8 @@ static int start(struct model_rig *rig, const struct model_rig_conf *conf, struc
                                      .head_dims = rig->facts.head_dims,
                                      .kv_type = conf->kv_type};
     struct kern_cache *cache = &rig->cache;
-    cache->page_bytes = (uint64_t)cache->layer_count * cache->head_count_kv * 2 * cache->head_dims *
-                        cache->page_tokens * (conf->kv_type == KERN_KV_F32 ? 4 : 2);
+    cache->page_bytes = cache->layer_count * cache->head_count_kv *
+                        kern_kv_head_bytes(cache->kv_type, cache->head_dims, cache->page_tokens);
     size_t bytes = (cache->page_bytes * cache->page_count + 63) & ~(size_t)63;
     cache->base = aligned_alloc(64, bytes);
     rig->positions = calloc(conf->rows_max, sizeof(*rig->positions));

@@ -230,6 +230,24 @@ static void test_conf_choices_name_their_words(void **state)
     assert_int_equal(conf.kv_cache_dtype, CONF_KV_F16);
 }
 
+static void test_conf_page_types_have_the_names_of_others_too(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *word;
+        uint32_t type;
+    } words[] = {{"auto", CONF_KV_AUTO},     {"bf16", CONF_KV_BF16},  {"q8", CONF_KV_Q8},
+                 {"q4", CONF_KV_Q4},         {"q8_0", CONF_KV_Q8},    {"q4_0", CONF_KV_Q4},
+                 {"bfloat16", CONF_KV_BF16}, {"float16", CONF_KV_F16}};
+    for (size_t i = 0; i < COUNT_OF(words); i++) {
+        assert_int_equal(LOAD("m", "--kv-cache-dtype", words[i].word), CONF_SERVE);
+        assert_int_equal(conf.kv_cache_dtype, words[i].type);
+    }
+    assert_error(LOAD("m", "--kv-cache-dtype", "fp8"), ERR_USAGE,
+                 "--kv-cache-dtype: 'fp8' is not one of auto|f16|bf16|q8|q4");
+    assert_error(LOAD("m", "--log-level", "q8_0"), ERR_USAGE, "is not one of");
+}
+
 /* ---- refusals ---- */
 
 static void test_conf_unknown_flags_get_the_nearest_name(void **state)
@@ -252,8 +270,6 @@ static void test_conf_what_is_not_built_is_refused(void **state)
 {
     (void)state;
     assert_error(LOAD("m", "--block-size", "32"), ERR_CONFIG, "block-size: only 16 is built, not 32");
-    assert_error(LOAD("m", "--kv-cache-dtype", "q8"), ERR_CONFIG,
-                 "kv-cache-dtype: only auto and f16 are built");
     assert_error(LOAD("m", "--tensor-parallel-size", "2"), ERR_CONFIG,
                  "tensor-parallel-size: only 1 is built");
     assert_error(LOAD("m", "--data-parallel-size", "2"), ERR_CONFIG, "data-parallel-size: only 1 is built");
@@ -522,6 +538,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_conf_sizes_take_units, setup, teardown),
         cmocka_unit_test_setup_teardown(test_conf_numbers_are_strict, setup, teardown),
         cmocka_unit_test_setup_teardown(test_conf_choices_name_their_words, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_conf_page_types_have_the_names_of_others_too, setup, teardown),
         cmocka_unit_test_setup_teardown(test_conf_unknown_flags_get_the_nearest_name, setup, teardown),
         cmocka_unit_test_setup_teardown(test_conf_what_is_not_built_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_conf_settings_must_go_together, setup, teardown),

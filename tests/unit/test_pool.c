@@ -94,7 +94,11 @@ static void test_pool_page_bytes_counts_elements(void **state)
 {
     (void)state;
     assert_int_equal(pool_page_bytes(KV_F16, 30, 3, 64), 30 * 3 * 2 * 64 * 16 * 2); // SmolLM2-135M
-    assert_int_equal(pool_page_bytes(KV_Q8, 30, 3, 64), 0);
+    assert_int_equal(pool_page_bytes(KV_BF16, 30, 3, 64), 30 * 3 * 2 * 64 * 16 * 2);
+    assert_int_equal(pool_page_bytes(KV_Q8, 30, 3, 64), 30 * 3 * 16 * 2 * (64 + 2));
+    assert_int_equal(pool_page_bytes(KV_Q4, 30, 3, 64), 30 * 3 * 16 * 2 * (64 / 2 + 4));
+    assert_int_equal(pool_page_bytes(KV_Q4, 1, 1, 80), 16 * (80 / 2 + 96 / 2 + 2 * 4)); // V in whole 32s
+    assert_int_equal(pool_page_bytes((enum kv_type)5, 1, 1, 64), 0);
     assert_int_equal(pool_page_bytes(KV_F16, UINT32_MAX, UINT32_MAX, UINT32_MAX), 0);
 }
 

@@ -52,11 +52,22 @@ struct kern_batch {
 
 enum kern_kv { // the numbers of enum kv_type in common/shm/layout.h; model.c holds them together
     KERN_KV_F16 = 0,
+    KERN_KV_BF16 = 1,
+    KERN_KV_Q8 = 2,  // signed bytes, a scale a token
+    KERN_KV_Q4 = 3,  // 4 bits, a scale and a minimum a token
     KERN_KV_F32 = 4, // ref only: conformance without the rounding of pages
 };
 
 /* The page payload. Inside a page: [layer][kv head]{ K (head_dims, page_tokens); V (page_tokens, head_dims) },
- * elements of kv_type. K is stored dimension-major so that one load holds one dimension of 16 keys. */
+ * elements of kv_type. K is stored dimension-major so that one load holds one dimension of 16 keys.
+ *
+ * q8: value = scale * code. Behind V lie the scales of K (page_tokens), then of V, in f16.
+ * q4: value = minimum + scale * code, code in [0, 15]. A byte of K holds dimensions 2i (low half) and 2i + 1 of one
+ * token, K (head_dims / 2, page_tokens); a byte of V dimensions 32i + j (low half) and 32i + 16 + j, j < 16,
+ * V (page_tokens, head_dims rounded up to 32, / 2). Behind V lie the scales of K and of V, then the minimums of K
+ * and of V (page_tokens each), in f16. What is stored is not the vector but its rotation by kern/ref's
+ * kv_hadamard, which spreads outliers over all dimensions. Each token has bytes of its own: tokens of a page may
+ * be written at the same time. */
 struct kern_cache {
     void *base; // (page_count, page_bytes), host mapping of kv.<rank>
     uint64_t page_bytes;
@@ -64,6 +75,20 @@ struct kern_cache {
     uint32_t layer_count, head_count_kv, head_dims;
     uint32_t kv_type; // enum kern_kv
 };
+
+/* Bytes of one layer and KV head of a page; 0 for no type. No overflow for head_dims and page_tokens below 2^16. */
+static inline uint64_t kern_kv_head_bytes(uint32_t kv_type, uint32_t head_dims, uint32_t page_tokens)
+{
+    const uint64_t dims = head_dims, tokens = page_tokens;
+    switch (kv_type) {
+    case KERN_KV_F16:
+    case KERN_KV_BF16: return tokens * 2 * dims * 2;
+    case KERN_KV_Q8: return tokens * (2 * dims + 2 * 2);
+    case KERN_KV_Q4: return tokens * (dims / 2 + (dims + 31) / 32 * 16 + 4 * 2);
+    case KERN_KV_F32: return tokens * 2 * dims * 4;
+    default: return 0;
+    }
+}
 
 struct kern_rope {
     bool adjacent;         // pairs (2i, 2i+1), else (i, i + dims/2)

@@ -210,6 +210,7 @@ static struct cpu_attend describe(const struct attend_job *job, uint32_t unit)
         .payload = machine_payload(job->kern, 0, job->layer, kv_head),
         .page_bytes = conf->cache.page_bytes,
         .page_tokens = conf->cache.page_tokens,
+        .kv_type = (enum kern_kv)conf->cache.kv_type,
     };
 }
 
@@ -225,6 +226,7 @@ static void finish_query(const struct attend_job *job, const struct attend_tile 
     float head[HEAD_DIMS_MAX];
     float *to = out->has_values ? out->values + (size_t)row * out->cols + col : head;
     kern->level->divide(values, state->sum, dims, to);
+    if (kern->conf.cache.kv_type == KERN_KV_Q4) machine_turn(to, dims);
     if (out->has_blocks)
         kern->level->quantize(to, dims / BLOCK_COLS,
                               out->blocks + (size_t)row * out->block_count + col / BLOCK_COLS);

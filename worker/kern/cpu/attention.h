@@ -8,7 +8,10 @@
  * 2. Exponentials are to the base 2: queries come scaled by log2(e) as well.
  * 3. Keys past a query's position get weight 0 and change nothing, so a row's result does not depend on the
  *    rows it shares a tile with. Every sum is one chain in the order of dimensions or keys.
- * 4. K and V are converted as they are read, by every tile of queries anew: that hides behind the multiply-adds,
+ * 4. Types with a scale a token: the products run over codes. The scale of K (and the minimum, times the sum of the
+ *    query) goes into the score, that of V into the weight; minimums of V add up to one number for all
+ *    dimensions, where the sums of values start.
+ * 5. K and V are converted as they are read, by every tile of queries anew: that hides behind the multiply-adds,
  *    and a block of pages is half as large as it would be in f32. */
 #ifndef KVASIR_KERN_CPU_ATTENTION_H
 #define KVASIR_KERN_CPU_ATTENTION_H
@@ -20,25 +23,75 @@
 #include "worker/kern/cpu/cpu.h"
 #include "worker/kern/cpu/rows.h"
 
+/* Scales and minimums of a block of keys. */
+struct key_factors {
+    _Alignas(64) float scale[KEY_BLOCK];
+    _Alignas(64) float minimum[KEY_BLOCK];
+};
+
 struct attend_scratch {
     _Alignas(64) float queries[QUERIES_MAX * QUERY_STRIDE]; // (queries, head_dims)
     _Alignas(64) float scores[QUERIES_MAX * KEY_BLOCK];     // (queries, KEY_BLOCK); then the weights
     _Alignas(64) float values[QUERIES_MAX * HEAD_DIMS_MAX]; // of a block after the first
     struct cpu_softmax states[QUERIES_MAX];
+    struct key_factors of_keys, of_values; // q8, q4
+    float query_sums[QUERIES_MAX];         // q4: sum of a query
+    float starts[QUERIES_MAX];             // q4: what minimums of V add to every dimension
 };
 
-/* Where K (plane 0) or V (plane 1) of the keys from `key` on lies. */
-INLINE const uint8_t *page_keys(const struct cpu_attend *p, int plane, uint32_t key)
+INLINE bool has_factors(enum kern_kv type)
 {
-    const uint8_t *page = p->payload + p->pages[key / p->page_tokens] * p->page_bytes;
+    return type == KERN_KV_Q8 || type == KERN_KV_Q4;
+}
+
+INLINE const uint8_t *page_of(const struct cpu_attend *p, uint32_t key)
+{
+    return p->payload + p->pages[key / p->page_tokens] * p->page_bytes;
+}
+
+/* Bytes of K in a page, and of one key's V. */
+INLINE size_t plane_bytes(const struct cpu_attend *p, enum kern_kv type)
+{
+    const size_t dims = p->head_dims, tokens = p->page_tokens;
+    return type == KERN_KV_Q4 ? dims / 2 * tokens : dims * tokens * (type == KERN_KV_Q8 ? 1 : 2);
+}
+
+INLINE size_t vector_bytes(const struct cpu_attend *p, enum kern_kv type)
+{
+    const size_t dims = p->head_dims;
+    return type == KERN_KV_Q4 ? (dims + 31) / 32 * 16 : dims * (type == KERN_KV_Q8 ? 1 : 2);
+}
+
+/* Where K (plane 0) or V (plane 1) of the keys from `key` on lies. */
+INLINE const uint8_t *page_keys(const struct cpu_attend *p, enum kern_kv type, int plane, uint32_t key)
+{
     size_t slot = key % p->page_tokens;
-    if (plane == 0) return page + slot * sizeof(uint16_t);
-    return page + (size_t)p->head_dims * (p->page_tokens + slot) * sizeof(uint16_t);
+    if (plane == 0) return page_of(p, key) + (has_factors(type) ? slot : slot * sizeof(uint16_t));
+    return page_of(p, key) + plane_bytes(p, type) + slot * vector_bytes(p, type);
+}
+
+/* Scales and minimums of K or V. */
+INLINE void load_factors(const struct cpu_attend *p, enum kern_kv type, int plane, uint32_t key_first,
+                         uint32_t key_count, struct key_factors *out)
+{
+    const size_t tokens = p->page_tokens;
+    const size_t first = plane_bytes(p, type) + tokens * vector_bytes(p, type) +
+                         (size_t)plane * tokens * sizeof(uint16_t);
+    for (uint32_t k = 0; k < key_count; k += CHUNK) {
+        size_t slot = (key_first + k) % p->page_tokens;
+        const uint8_t *at = page_of(p, key_first + k) + first + slot * sizeof(uint16_t);
+        for (uint32_t i = 0; i < CHUNK; i += LANES) {
+            vf_store(out->scale + k + i, vf_load_f16((const uint16_t *)(const void *)at + i));
+            if (type == KERN_KV_Q4)
+                vf_store(out->minimum + k + i,
+                         vf_load_f16((const uint16_t *)(const void *)at + 2 * tokens + i));
+        }
+    }
 }
 
 /* K or V of a block of keys; `ahead` looks one block on, at the end into the piece that comes next. */
-static void find_keys(const struct cpu_attend *p, int plane, uint32_t key_first, uint32_t key_count,
-                      struct tile_keys *out)
+INLINE void find_keys(const struct cpu_attend *p, enum kern_kv type, int plane, uint32_t key_first,
+                      uint32_t key_count, struct tile_keys *out)
 {
     for (uint32_t c = 0; c * CHUNK < key_count; c++) {
         const struct cpu_attend *after = p;
@@ -47,10 +100,38 @@ static void find_keys(const struct cpu_attend *p, int plane, uint32_t key_first,
             after = p->then;
             key_after = after->key_first + c * CHUNK;
         }
-        out->at[c] = page_keys(p, plane, key);
-        out->ahead[c] = key_after < after->key_end ? page_keys(after, plane, key_after) : out->at[c];
+        out->at[c] = page_keys(p, type, plane, key);
+        out->ahead[c] = key_after < after->key_end ? page_keys(after, type, plane, key_after) : out->at[c];
     }
-    out->stride = (plane == 0 ? p->page_tokens : p->head_dims) * sizeof(uint16_t);
+    if (plane == 0) out->stride = has_factors(type) ? p->page_tokens : p->page_tokens * sizeof(uint16_t);
+    else out->stride = vector_bytes(p, type);
+}
+
+/* Scores of codes become scores. */
+INLINE void scale_scores(enum kern_kv type, float *scores, uint32_t visible, const struct key_factors *keys,
+                         float query_sum)
+{
+    const vf sum = vf_set1(query_sum);
+    for (uint32_t k = 0; k < visible; k += LANES) {
+        vf score = vf_mul(vf_load(scores + k), vf_load(keys->scale + k));
+        if (type == KERN_KV_Q4) score = vf_fma(sum, vf_load(keys->minimum + k), score);
+        vf_store(scores + k, score);
+    }
+}
+
+/* Weights become those of codes. Lanes past `visible` are 0 before and after; returns the sum of minimums. */
+INLINE float scale_weights(enum kern_kv type, float *weights, uint32_t visible,
+                           const struct key_factors *values)
+{
+    vf sum = vf_zero();
+    for (uint32_t k = 0; k < visible; k += LANES) {
+        const int count = (int)(visible - k);
+        vf weight = vf_load(weights + k);
+        if (type == KERN_KV_Q4)
+            sum = vf_fma(weight, vf_first(count, vf_load(values->minimum + k), vf_zero()), sum);
+        vf_store(weights + k, vf_mul(weight, vf_first(count, vf_load(values->scale + k), vf_zero())));
+    }
+    return type == KERN_KV_Q4 ? vf_reduce_add(sum) : 0;
 }
 
 /* Scores of one query over `visible` keys of a block become weights; those past `visible`, up to `width`, become
@@ -104,8 +185,10 @@ INLINE void attend_block(const struct cpu_attend *p, enum kern_kv type, uint32_t
     const uint32_t dims = p->head_dims, query_count = p->row_count * p->group;
     const uint32_t chunks = (key_count + CHUNK - 1) / CHUNK, dim_chunks = dims / CHUNK;
     struct tile_keys keys, vectors;
-    find_keys(p, 0, key_first, key_count, &keys);
-    find_keys(p, 1, key_first, key_count, &vectors);
+    find_keys(p, type, 0, key_first, key_count, &keys);
+    find_keys(p, type, 1, key_first, key_count, &vectors);
+    if (has_factors(type)) load_factors(p, type, 0, key_first, key_count, &s->of_keys);
+    if (has_factors(type)) load_factors(p, type, 1, key_first, key_count, &s->of_values);
     /* A few chunks stay in the first cache while many queries pass; few queries pass once. */
     const uint32_t step = query_count > GEMM_ROWS ? CHUNKS_MANY : BLOCK_CHUNKS;
     for (uint32_t c = 0; c < chunks; c += step) {
@@ -119,15 +202,19 @@ INLINE void attend_block(const struct cpu_attend *p, enum kern_kv type, uint32_t
                       s->scores + (size_t)i * KEY_BLOCK);
         }
     }
-    for (uint32_t i = 0; i < query_count; i++)
-        states[i] = softmax_block(s->scores + (size_t)i * KEY_BLOCK, visible_to(p, i, key_first, key_count),
-                                  chunks * CHUNK);
+    for (uint32_t i = 0; i < query_count; i++) {
+        float *scores = s->scores + (size_t)i * KEY_BLOCK;
+        uint32_t visible = visible_to(p, i, key_first, key_count);
+        if (has_factors(type)) scale_scores(type, scores, visible, &s->of_keys, s->query_sums[i]);
+        states[i] = softmax_block(scores, visible, chunks * CHUNK);
+        if (has_factors(type)) s->starts[i] = scale_weights(type, scores, visible, &s->of_values);
+    }
     const uint32_t dim_step = query_count > GEMM_ROWS ? CHUNKS_MANY : dim_chunks;
     for (uint32_t c = 0; c < dim_chunks; c += dim_step) {
         uint32_t end = dim_chunks - c < dim_step ? dim_chunks : c + dim_step;
         for (uint32_t i = 0, rows; i < query_count; i += rows) {
             rows = tile_rows(query_count - i);
-            value_any(type, rows, s->scores + (size_t)i * KEY_BLOCK,
+            value_any(type, rows, s->scores + (size_t)i * KEY_BLOCK, s->starts + i,
                       visible_to(p, i + rows - 1, key_first, key_count), &vectors, c, end,
                       values + (size_t)i * dims, dims);
         }
@@ -151,28 +238,65 @@ static void merge(struct cpu_softmax *state, float *values, const struct cpu_sof
     state->max = max;
 }
 
-static void attend(const struct cpu_attend *p, struct cpu_softmax *states, float *values)
+INLINE void attend_type(const struct cpu_attend *p, enum kern_kv type, struct cpu_softmax *states,
+                        float *values)
 {
-    struct attend_scratch s; // some 120 KiB, of which head_dims / HEAD_DIMS_MAX are touched
+    struct attend_scratch s; // some 130 KiB, of which head_dims / HEAD_DIMS_MAX are touched
     const uint32_t dims = p->head_dims;
     const uint32_t query_count = p->row_count * p->group;
-    CHECK(query_count <= QUERIES_MAX);
-    CHECK(dims <= HEAD_DIMS_MAX && dims % CHUNK == 0);
-    CHECK(p->page_tokens % CHUNK == 0 && p->key_first % KEY_BLOCK == 0 && p->key_first < p->key_end);
     for (uint32_t i = 0; i < query_count; i++) {
         const float *query = p->queries + i / p->group * p->query_stride + (size_t)(i % p->group) * dims;
-        for (uint32_t d = 0; d < dims; d += LANES)
-            vf_store(s.queries + (size_t)i * QUERY_STRIDE + d, vf_load(query + d));
+        vf sum = vf_zero();
+        for (uint32_t d = 0; d < dims; d += LANES) {
+            vf q = vf_load(query + d);
+            sum = vf_add(sum, q);
+            vf_store(s.queries + (size_t)i * QUERY_STRIDE + d, q);
+        }
+        s.query_sums[i] = type == KERN_KV_Q4 ? vf_reduce_add(sum) : 0;
     }
     for (uint32_t first = p->key_first; first < p->key_end; first += KEY_BLOCK) {
         uint32_t count = p->key_end - first < KEY_BLOCK ? p->key_end - first : KEY_BLOCK;
         if (first == p->key_first) {
-            attend_block(p, KERN_KV_F16, first, count, &s, states, values);
+            attend_block(p, type, first, count, &s, states, values);
             continue;
         }
-        attend_block(p, KERN_KV_F16, first, count, &s, s.states, s.values);
+        attend_block(p, type, first, count, &s, s.states, s.values);
         for (uint32_t i = 0; i < query_count; i++)
             merge(&states[i], values + (size_t)i * dims, &s.states[i], s.values + (size_t)i * dims, dims);
+    }
+}
+
+static __attribute__((noinline)) void attend_f16(const struct cpu_attend *p, struct cpu_softmax *states,
+                                                 float *values)
+{
+    attend_type(p, KERN_KV_F16, states, values);
+}
+static __attribute__((noinline)) void attend_bf16(const struct cpu_attend *p, struct cpu_softmax *states,
+                                                  float *values)
+{
+    attend_type(p, KERN_KV_BF16, states, values);
+}
+static __attribute__((noinline)) void attend_q8(const struct cpu_attend *p, struct cpu_softmax *states,
+                                                float *values)
+{
+    attend_type(p, KERN_KV_Q8, states, values);
+}
+static __attribute__((noinline)) void attend_q4(const struct cpu_attend *p, struct cpu_softmax *states,
+                                                float *values)
+{
+    attend_type(p, KERN_KV_Q4, states, values);
+}
+
+static void attend(const struct cpu_attend *p, struct cpu_softmax *states, float *values)
+{
+    CHECK(p->row_count * p->group <= QUERIES_MAX);
+    CHECK(p->head_dims <= HEAD_DIMS_MAX && p->head_dims % CHUNK == 0);
+    CHECK(p->page_tokens % CHUNK == 0 && p->key_first % KEY_BLOCK == 0 && p->key_first < p->key_end);
+    switch (p->kv_type) {
+    case KERN_KV_BF16: attend_bf16(p, states, values); break;
+    case KERN_KV_Q8: attend_q8(p, states, values); break;
+    case KERN_KV_Q4: attend_q4(p, states, values); break;
+    default: attend_f16(p, states, values); break;
     }
 }
 

@@ -23,23 +23,37 @@ enum {
     QUERY_STRIDE = HEAD_DIMS_MAX + CHUNK, // floats; a constant, and no power of 2: rows share no cache sets
 };
 
-INLINE size_t chunk_bytes(enum kern_kv type)
+/* Pages of 4 bits hold two dimensions (K) or two chunks (V) in a byte: the even one in the low half. */
+INLINE int nibble_shift(enum kern_kv type, uint32_t index)
 {
-    (void)type;
-    return CHUNK * sizeof(uint16_t);
+    return type == KERN_KV_Q4 ? (int)(index % 2) * 4 : 0;
 }
 
-/* Vector v of a chunk. */
-INLINE vf chunk_load(enum kern_kv type, const uint8_t *p, int v)
+/* V: where chunk `chunk` of dimensions lies behind the first. */
+INLINE size_t chunk_offset(enum kern_kv type, uint32_t chunk)
 {
-    (void)type;
-    return vf_load_f16((const uint16_t *)(const void *)p + v * LANES);
+    switch (type) {
+    case KERN_KV_Q8: return (size_t)chunk * CHUNK;
+    case KERN_KV_Q4: return (size_t)(chunk / 2) * CHUNK;
+    default: return (size_t)chunk * CHUNK * sizeof(uint16_t);
+    }
+}
+
+/* Vector v of a chunk; codes come without their scale. */
+INLINE vf chunk_load(enum kern_kv type, const uint8_t *p, int v, int shift)
+{
+    switch (type) {
+    case KERN_KV_BF16: return vf_load_bf16((const uint16_t *)(const void *)p + v * LANES);
+    case KERN_KV_Q8: return vf_load_i8(p + v * LANES);
+    case KERN_KV_Q4: return vf_load_nibbles(p + v * LANES, shift);
+    default: return vf_load_f16((const uint16_t *)(const void *)p + v * LANES);
+    }
 }
 
 /* One row (of dimension or key) of a tile: sums += a[r] * x for all chunks. Written so that sums, and of factors and
  * elements the fewer, fit in 16 registers. */
 INLINE void tile_step(enum kern_kv type, int rows, int chunks, const float *a, size_t a_stride,
-                      const uint8_t *const p[], vf sums[][CHUNKS_FEW][CHUNK_VECTORS])
+                      const uint8_t *const p[], const int shifts[], vf sums[][CHUNKS_FEW][CHUNK_VECTORS])
 {
     if (rows <= ROWS_FEW) {
         vf factors[ROWS_FEW];
@@ -48,7 +62,7 @@ INLINE void tile_step(enum kern_kv type, int rows, int chunks, const float *a, s
         {
             UNROLL for (int v = 0; v < CHUNK_VECTORS; v++)
             {
-                vf x = chunk_load(type, p[c], v);
+                vf x = chunk_load(type, p[c], v, shifts[c]);
                 UNROLL for (int r = 0; r < rows; r++) sums[r][c][v] = vf_fma(factors[r], x, sums[r][c][v]);
             }
         }
@@ -57,7 +71,7 @@ INLINE void tile_step(enum kern_kv type, int rows, int chunks, const float *a, s
     vf x[CHUNKS_MANY][CHUNK_VECTORS];
     UNROLL for (int c = 0; c < chunks; c++)
     {
-        UNROLL for (int v = 0; v < CHUNK_VECTORS; v++) x[c][v] = chunk_load(type, p[c], v);
+        UNROLL for (int v = 0; v < CHUNK_VECTORS; v++) x[c][v] = chunk_load(type, p[c], v, shifts[c]);
     }
     UNROLL for (int r = 0; r < rows; r++)
     {
@@ -76,7 +90,7 @@ struct tile_keys {
     const uint8_t
         *at[BLOCK_CHUNKS]; // element (dim 0, first key of the chunk) of K, or (first key, dim 0) of V
     const uint8_t *ahead[BLOCK_CHUNKS];
-    size_t stride; // bytes from a dimension (K) or a key (V) to the next
+    size_t stride; // bytes from a dimension (K; with 4 bits a pair of them) or a key (V) to the next
 };
 
 /* scores (rows, chunks * 16; KEY_BLOCK) = queries (rows, dims; QUERY_STRIDE) . K, for chunks from `chunk` on. */
@@ -96,7 +110,10 @@ INLINE void score_tile(enum kern_kv type, int rows, int chunks, const float *que
         }
     }
     for (uint32_t d = 0; d < dims; d++) {
-        tile_step(type, rows, chunks, queries + d, QUERY_STRIDE, p, sums);
+        int shifts[CHUNKS_FEW];
+        UNROLL for (int c = 0; c < chunks; c++) shifts[c] = nibble_shift(type, d);
+        tile_step(type, rows, chunks, queries + d, QUERY_STRIDE, p, shifts, sums);
+        if (type == KERN_KV_Q4 && d % 2 == 0) continue;
         UNROLL for (int c = 0; c < chunks; c++)
         {
             prefetch(ahead[c]);
@@ -114,27 +131,30 @@ INLINE void score_tile(enum kern_kv type, int rows, int chunks, const float *que
     }
 }
 
-/* values (rows, chunks * 16; dims) = weights (rows, key_count; KEY_BLOCK) . V, for chunks of dimensions from
- * `chunk` on. */
-INLINE void value_tile(enum kern_kv type, int rows, int chunks, const float *weights, uint32_t key_count,
-                       const struct tile_keys *keys, uint32_t chunk, float *values, uint32_t dims)
+/* values (rows, chunks * 16; dims) = start (rows) + weights (rows, key_count; KEY_BLOCK) . V, for chunks of
+ * dimensions from `chunk` on. */
+INLINE void value_tile(enum kern_kv type, int rows, int chunks, const float *weights, const float *start,
+                       uint32_t key_count, const struct tile_keys *keys, uint32_t chunk, float *values,
+                       uint32_t dims)
 {
-    const size_t dim_bytes = chunk * chunk_bytes(type);
     vf sums[GEMM_ROWS][CHUNKS_FEW][CHUNK_VECTORS];
+    int shifts[CHUNKS_FEW];
     UNROLL for (int c = 0; c < chunks; c++)
     {
+        shifts[c] = nibble_shift(type, chunk + (uint32_t)c);
         UNROLL for (int r = 0; r < rows; r++)
         {
-            UNROLL for (int v = 0; v < CHUNK_VECTORS; v++) sums[r][c][v] = vf_zero();
+            UNROLL for (int v = 0; v < CHUNK_VECTORS; v++)
+                sums[r][c][v] = type == KERN_KV_Q4 ? vf_set1(start[r]) : vf_zero();
         }
     }
     for (uint32_t first = 0; first < key_count; first += CHUNK) {
-        const uint8_t *p[CHUNKS_FEW], *ahead = keys->ahead[first / CHUNK] + dim_bytes;
+        const uint8_t *p[CHUNKS_FEW], *ahead = keys->ahead[first / CHUNK] + chunk_offset(type, chunk);
         uint32_t end = key_count - first < CHUNK ? key_count : first + CHUNK;
         UNROLL for (int c = 0; c < chunks; c++)
-            p[c] = keys->at[first / CHUNK] + dim_bytes + (size_t)c * chunk_bytes(type);
+            p[c] = keys->at[first / CHUNK] + chunk_offset(type, chunk + (uint32_t)c);
         for (uint32_t k = first; k < end; k++) {
-            tile_step(type, rows, chunks, weights + k, KEY_BLOCK, p, sums);
+            tile_step(type, rows, chunks, weights + k, KEY_BLOCK, p, shifts, sums);
             UNROLL for (int c = 0; c < chunks; c++) p[c] += keys->stride;
             prefetch(ahead);
             ahead += keys->stride;
@@ -162,15 +182,15 @@ INLINE void score_rows(enum kern_kv type, int rows, const float *queries, uint32
 }
 
 /* Weighted values of `rows` queries, chunks [chunk, chunk_end) of dimensions. */
-INLINE void value_rows(enum kern_kv type, int rows, const float *weights, uint32_t key_count,
-                       const struct tile_keys *keys, uint32_t chunk, uint32_t chunk_end, float *values,
-                       uint32_t dims)
+INLINE void value_rows(enum kern_kv type, int rows, const float *weights, const float *start,
+                       uint32_t key_count, const struct tile_keys *keys, uint32_t chunk, uint32_t chunk_end,
+                       float *values, uint32_t dims)
 {
     const int most = rows <= ROWS_FEW ? CHUNKS_FEW : CHUNKS_MANY;
     for (; chunk + (uint32_t)most <= chunk_end; chunk += (uint32_t)most)
-        value_tile(type, rows, most, weights, key_count, keys, chunk, values + chunk * CHUNK, dims);
+        value_tile(type, rows, most, weights, start, key_count, keys, chunk, values + chunk * CHUNK, dims);
     for (; most > 1 && chunk < chunk_end; chunk++)
-        value_tile(type, rows, 1, weights, key_count, keys, chunk, values + chunk * CHUNK, dims);
+        value_tile(type, rows, 1, weights, start, key_count, keys, chunk, values + chunk * CHUNK, dims);
 }
 
 /* The same with the count of rows, up to GEMM_ROWS, as a variable. */
@@ -191,11 +211,11 @@ INLINE void score_any(enum kern_kv type, uint32_t rows, const float *queries, ui
 #undef CALL
 }
 
-INLINE void value_any(enum kern_kv type, uint32_t rows, const float *weights, uint32_t key_count,
-                      const struct tile_keys *keys, uint32_t chunk, uint32_t chunk_end, float *values,
-                      uint32_t dims)
+INLINE void value_any(enum kern_kv type, uint32_t rows, const float *weights, const float *start,
+                      uint32_t key_count, const struct tile_keys *keys, uint32_t chunk, uint32_t chunk_end,
+                      float *values, uint32_t dims)
 {
-#define CALL(n) value_rows(type, n, weights, key_count, keys, chunk, chunk_end, values, dims)
+#define CALL(n) value_rows(type, n, weights, start, key_count, keys, chunk, chunk_end, values, dims)
     ROWS_SWITCH(rows, CALL)
 #undef CALL
 }

@@ -179,11 +179,12 @@ struct cpu_attend {
     uint32_t pos_first; // position of row 0; row r sees keys 0 .. pos_first + r
     uint32_t key_first, key_end;
     const uint32_t *pages;
-    const uint8_t *payload; // of page 0, this layer and KV head: K then V, f16
+    const uint8_t *payload; // of page 0, this layer and KV head; see kern_cache
     uint64_t page_bytes;
     uint32_t page_tokens;
-    const struct cpu_attend
-        *then; // what this thread does next, so that its pages are asked for early; or NULL
+    enum kern_kv kv_type;
+    /* What this thread does next, so that its pages are asked for early; or NULL. */
+    const struct cpu_attend *then;
 };
 
 /* Softmax state of one query over the keys seen so far: sum and values are relative to 2^max. */

@@ -77,8 +77,8 @@ static int check_conf(const struct kern_conf *conf, struct err *err)
     CHECK(conf->head_count_kv > 0 && conf->head_count % conf->head_count_kv == 0);
     CHECK(cache->head_count_kv == conf->head_count_kv && cache->head_dims == conf->head_dims);
     CHECK(conf->rope.dims % 2 == 0 && conf->rope.dims <= conf->head_dims);
-    if (cache->kv_type != KERN_KV_F16)
-        return ERR(err, ERR_UNSUPPORTED, "CPU kernels keep KV pages in f16 only");
+    if (cache->kv_type > KERN_KV_Q4)
+        return ERR(err, ERR_UNSUPPORTED, "CPU kernels keep keys and values as f16, bf16, q8 or q4 only");
     if (cache->page_tokens == 0 || cache->page_tokens % 16 != 0)
         return ERR(err, ERR_UNSUPPORTED, "CPU kernels need pages of a multiple of 16 tokens, not %u",
                    cache->page_tokens);

@@ -63,7 +63,7 @@ static inline uint8_t *machine_payload(const struct kern *kern, uint32_t page, u
                                        uint32_t kv_head)
 {
     const struct kern_cache *cache = &kern->conf.cache;
-    size_t head_bytes = (size_t)2 * cache->head_dims * cache->page_tokens * sizeof(uint16_t);
+    size_t head_bytes = kern_kv_head_bytes(cache->kv_type, cache->head_dims, cache->page_tokens);
     return (uint8_t *)cache->base + page * cache->page_bytes +
            ((size_t)layer * cache->head_count_kv + kv_head) * head_bytes;
 }
@@ -90,6 +90,10 @@ void machine_norm_head(struct kern *kern, const struct kern_rows *x, const uint3
 int machine_kv_init(struct kern *kern, struct err *err);
 void machine_kv_write(struct kern *kern, uint32_t layer, struct kern_rows *qkv,
                       const struct kern_batch *batch);
+
+/* The rotation of q4 pages (kern/ref's kv_hadamard): of keys and values as they are written, of queries, and, being its
+ * own inverse, of what attention gives. */
+void machine_turn(float *x, uint32_t dims);
 
 /* attend.c */
 int machine_attend_init(struct kern *kern, struct err *err);

@@ -135,6 +135,11 @@ INLINE vf vf_load_bf16(const uint16_t *p)
     __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
 }
+INLINE vf vf_load_nibbles(const uint8_t *p, int shift) // bits [shift, shift + 4) of each byte
+{
+    __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p));
+    return _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(bytes, shift), _mm256_set1_epi32(15)));
+}
 INLINE vf vf_of_sum(vsum a)
 {
     return _mm256_cvtepi32_ps(a);

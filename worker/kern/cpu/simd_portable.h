@@ -139,6 +139,12 @@ INLINE void vf_store_f16(uint16_t *p, vf x)
 {
     for (int i = 0; i < LANES; i++) p[i] = half_f16_of_f32(x[i]);
 }
+INLINE vf vf_load_nibbles(const uint8_t *p, int shift) // bits [shift, shift + 4) of each byte
+{
+    uint8_t bytes __attribute__((vector_size(LANES)));
+    memcpy(&bytes, p, sizeof(bytes));
+    return __builtin_convertvector(__builtin_convertvector(bytes, vsum) >> shift & 15, vf);
+}
 INLINE vf vf_load_bf16(const uint16_t *p)
 {
     halves_of_lanes halves;

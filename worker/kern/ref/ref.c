@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* ref - the reference machine: every op of kern.h in plain C with float activations and the pages' own
- * type (f16, or f32 for conformance) for keys and values. It is the definition that other machines are tested against, and fast
+/* ref - the reference machine: every op of kern.h in plain C with float activations and keys and values as
+ * the type of the pages keeps them (kv.h). It is the definition that other machines are tested against, and fast
  * enough to run a small model in tests: 4 bytes a weight (dequantized when packed), no machine code.
  *
  * Owns: weights, vectors, rows and scratch, on one list freed by close. Threads: outputs of a product are
@@ -15,7 +15,7 @@
 
 #include "common/base/check.h"
 #include "worker/kern/ref/dequant.h"
-#include "worker/kern/ref/half.h"
+#include "worker/kern/ref/kv.h"
 #include "worker/kern/ref/ops.h"
 #include "worker/team.h"
 
@@ -86,8 +86,8 @@ static int ref_open(const struct kern_conf *conf, struct kern **ret_kern, struct
     CHECK(conf->head_count % conf->head_count_kv == 0);
     CHECK(cache->head_count_kv == conf->head_count_kv);
     CHECK(cache->head_dims == conf->head_dims);
-    if (cache->kv_type != KERN_KV_F16 && cache->kv_type != KERN_KV_F32) {
-        return ERR(err, ERR_UNSUPPORTED, "reference kernels keep keys and values as f16 or f32 only");
+    if (kern_kv_head_bytes(cache->kv_type, cache->head_dims, cache->page_tokens) == 0) {
+        return ERR(err, ERR_UNSUPPORTED, "no kernels for type %u of keys and values", cache->kv_type);
     }
     if (conf->head_dims > OPS_HEAD_DIMS_MAX) {
         return ERR(err, ERR_UNSUPPORTED, "head size %u, reference kernels have at most %d", conf->head_dims,
@@ -360,34 +360,17 @@ struct attend {
     const struct kern_seq *seq;
 };
 
-/* Where element `index` of one head of one page lies: first K (head_dims, page_tokens), then V (page_tokens,
- * head_dims). */
-struct page_head {
-    uint8_t *base;
-    bool is_f32;
-};
-
-static struct page_head page_head(const struct kern *kern, uint32_t page, uint32_t layer, uint32_t kv_head)
+static struct kv_head page_head(const struct kern *kern, uint32_t page, uint32_t layer, uint32_t kv_head)
 {
     const struct kern_cache *cache = &kern->conf.cache;
-    bool is_f32 = cache->kv_type == KERN_KV_F32;
     CHECK(page < cache->page_count);
-    size_t head_bytes = (size_t)2 * cache->head_dims * cache->page_tokens * (is_f32 ? 4 : 2);
     size_t offset = (size_t)page * cache->page_bytes;
-    offset += ((size_t)layer * cache->head_count_kv + kv_head) * head_bytes;
-    return (struct page_head){.base = (uint8_t *)cache->base + offset, .is_f32 = is_f32};
-}
-
-static void page_put(struct page_head head, size_t index, float value)
-{
-    if (head.is_f32) ((float *)head.base)[index] = value;
-    else ((uint16_t *)head.base)[index] = half_f16_of_f32(value);
-}
-
-static float page_get(struct page_head head, size_t index)
-{
-    return head.is_f32 ? ((const float *)head.base)[index]
-                       : half_f32_of_f16(((const uint16_t *)head.base)[index]);
+    offset += ((size_t)layer * cache->head_count_kv + kv_head) *
+              kern_kv_head_bytes(cache->kv_type, cache->head_dims, cache->page_tokens);
+    return (struct kv_head){.base = (uint8_t *)cache->base + offset,
+                            .type = (enum kern_kv)cache->kv_type,
+                            .dims = cache->head_dims,
+                            .tokens = cache->page_tokens};
 }
 
 /* Rotates q and k of one row of a sequence and stores its k and v. */
@@ -408,14 +391,11 @@ static void store_piece(void *arg, uint32_t piece)
     for (uint32_t head = 0; head < conf->head_count; head++) ops_rotate(&rotation, q + head * head_dims);
 
     uint32_t page = attend->seq->pages[position / page_tokens];
-    size_t slot = position % page_tokens, values_first = (size_t)head_dims * page_tokens;
     for (uint32_t head = 0; head < conf->head_count_kv; head++) {
-        struct page_head to = page_head(kern, page, attend->layer, head);
+        struct kv_head to = page_head(kern, page, attend->layer, head);
         ops_rotate(&rotation, k + head * head_dims);
-        for (uint32_t d = 0; d < head_dims; d++) {
-            page_put(to, (size_t)d * page_tokens + slot, k[head * head_dims + d]);
-            page_put(to, values_first + slot * head_dims + d, v[head * head_dims + d]);
-        }
+        kv_put(&to, KV_K, position % page_tokens, k + head * head_dims);
+        kv_put(&to, KV_V, position % page_tokens, v + head * head_dims);
     }
 }
 
@@ -425,15 +405,12 @@ static void load_piece(void *arg, uint32_t piece)
     const struct attend *attend = arg;
     const struct kern *kern = attend->kern;
     const uint32_t head_dims = kern->conf.head_dims, page_tokens = kern->conf.cache.page_tokens;
-    const struct page_head from = page_head(kern, attend->seq->pages[piece], attend->layer, attend->kv_head);
+    const struct kv_head from = page_head(kern, attend->seq->pages[piece], attend->layer, attend->kv_head);
     const size_t elements = (size_t)head_dims * page_tokens;
-    float *keys = kern->keys + piece * elements, *values = kern->values + piece * elements;
-    for (uint32_t d = 0; d < head_dims; d++) {
-        for (uint32_t slot = 0; slot < page_tokens; slot++) {
-            keys[(size_t)slot * head_dims + d] = page_get(from, (size_t)d * page_tokens + slot);
-        }
+    for (uint32_t slot = 0; slot < page_tokens; slot++) {
+        kv_get(&from, KV_K, slot, kern->keys + piece * elements + (size_t)slot * head_dims);
+        kv_get(&from, KV_V, slot, kern->values + piece * elements + (size_t)slot * head_dims);
     }
-    for (size_t i = 0; i < elements; i++) values[i] = page_get(from, elements + i);
 }
 
 /* Attention of one row, for the query heads that share kv_head. */
