@@ -16,7 +16,12 @@
 #include "worker/kern/cpu/cpu.h"
 #include "worker/kern/ref/dequant.h"
 
-enum { VECTOR_BYTES = LANES * 4 };
+enum {
+    VECTOR_BYTES = LANES * 4,
+    /* Rows that go through the largest cell: where weights come from memory, two cells for three rows took longer
+     * than one for four. */
+    FULL_CELL_FROM = CELL_ROWS > 2 ? CELL_ROWS - 1 : CELL_ROWS,
+};
 
 /* How a product reads its operands; a constant everywhere it is used, so that each kind becomes its own
  * straight code. */
@@ -170,20 +175,32 @@ INLINE void read_scales(struct kind kind, const uint8_t *scales, uint32_t b, int
                                 : vf_mul(*ret_d, vf_set1((float)-kind.centre));
 }
 
+/* What a cell asks for while it computes: as many bytes as it reads, the even or the odd lines or both. */
+struct ahead {
+    const uint8_t *from;
+    bool even, odd;
+};
+
 /* Adds blocks [block_first, block_end) to f. codes, x: of the first of them, of each tile and row; scales: of
- * block 0 of each tile. ahead: what to bring into the cache meanwhile, as many bytes as are read here. It must
- * go through memory in one line: asking for the tiles' streams in turn, as they are read, reached 12 GB/s
- * where one line reaches 19 (of 22 that a Zen 3 core can read). */
+ * block 0 of each tile. ahead: what to bring into the cache meanwhile. It must go through memory in one
+ * line: asking for the tiles' streams in turn, as they are read, reached 12 GB/s where one line reaches 19
+ * (of 22 that a Zen 3 core can read). */
 INLINE void add_blocks(struct kind kind, int tiles, int rows, uint32_t block_first, uint32_t block_end,
                        const uint8_t **codes, const uint8_t *const *scales, const struct cpu_block **x,
-                       const uint8_t *ahead, vf f[CELL_TILES][CELL_ROWS])
+                       struct ahead ahead, vf f[CELL_TILES][CELL_ROWS])
 {
     const int halves = kind.halves;
     const size_t ahead_bytes = (size_t)tiles * (kind_code_bytes(kind) + kind_scale_bytes(kind));
     for (uint32_t b = block_first; b < block_end; b++) {
         if (!kind.panel) { // panels are in the cache; panel_rows looks ahead for them
-            UNROLL for (size_t i = 0; i < ahead_bytes; i += CACHELINE_BYTES) prefetch(ahead + i);
-            ahead += ahead_bytes;
+            if (ahead.even) {
+                UNROLL for (size_t i = 0; i < ahead_bytes; i += 2 * CACHELINE_BYTES) prefetch(ahead.from + i);
+            }
+            if (ahead.odd) {
+                UNROLL for (size_t i = CACHELINE_BYTES; i < ahead_bytes; i += 2 * CACHELINE_BYTES)
+                    prefetch(ahead.from + i);
+            }
+            ahead.from += ahead_bytes;
         }
         UNROLL for (int h = 0; h < halves; h++)
         {
@@ -222,15 +239,15 @@ INLINE vf column_weights(struct kind kind, const uint8_t *codes, const uint8_t *
 }
 
 /* Adds the outliers of a chunk of each row to f. codes: of the chunk's first block of each tile; scales: of
- * block 0, when the chunk begins at `block_first`. */
+ * block 0, when the chunk begins at `block_first`; outliers: of the chunk, of each row. */
 INLINE void add_outliers(struct kind kind, int tiles, int rows, uint32_t block_first,
                          const uint8_t *const *codes, const uint8_t *const *scales,
-                         const struct cpu_outlier *outliers, size_t row_outliers, vf f[CELL_TILES][CELL_ROWS])
+                         const struct cpu_outlier *const *outliers, vf f[CELL_TILES][CELL_ROWS])
 {
-    for (int i = 0; i < CHUNK_OUTLIERS; i++, outliers++) {
+    for (int i = 0; i < CHUNK_OUTLIERS; i++) {
         UNROLL for (int r = 0; r < rows; r++)
         {
-            const struct cpu_outlier *outlier = outliers + (size_t)r * row_outliers;
+            const struct cpu_outlier *outlier = outliers[r] + i;
             UNROLL for (int t = 0; t < tiles; t++)
             {
                 vf w = column_weights(kind, codes[t] + outlier->block * kind_code_bytes(kind), scales[t],
@@ -241,19 +258,20 @@ INLINE void add_outliers(struct kind kind, int tiles, int rows, uint32_t block_f
     }
 }
 
-INLINE void load_cell(int tiles, int rows, const float *out, vf f[CELL_TILES][CELL_ROWS])
+INLINE void load_cell(int tiles, int rows, int valid, const float *out, vf f[CELL_TILES][CELL_ROWS])
 {
     UNROLL for (int r = 0; r < rows; r++)
     {
-        UNROLL for (int t = 0; t < tiles; t++) f[t][r] = out ? vf_load(out + r * GROUP_ROWS + t * LANES)
-                                                             : vf_zero();
+        UNROLL for (int t = 0; t < tiles; t++)
+            f[t][r] = out != NULL && r < valid ? vf_load(out + r * GROUP_ROWS + t * LANES) : vf_zero();
     }
 }
 
-INLINE void store_cell(int tiles, int rows, vf f[CELL_TILES][CELL_ROWS], float *out)
+INLINE void store_cell(int tiles, int rows, int valid, vf f[CELL_TILES][CELL_ROWS], float *out)
 {
     UNROLL for (int r = 0; r < rows; r++)
     {
+        if (r >= valid) continue;
         UNROLL for (int t = 0; t < tiles; t++) vf_store(out + r * GROUP_ROWS + t * LANES, f[t][r]);
     }
 }
@@ -305,39 +323,53 @@ INLINE struct cell_rows rows_from(const struct cell_rows *rows, uint32_t row, ui
     return from;
 }
 
+/* Where a cell reads each of its rows. Rows from `valid` on are its last one again: their results are not kept. */
+INLINE void cell_pointers(const struct cell_rows *x, int rows, int valid, const struct cpu_block **row,
+                          const struct cpu_outlier **outliers)
+{
+    UNROLL for (int r = 0; r < rows; r++)
+    {
+        size_t from = (size_t)(r < valid ? r : valid - 1);
+        row[r] = x->blocks + from * x->block_count;
+        outliers[r] = x->outliers != NULL ? x->outliers + from * x->outlier_count : NULL;
+    }
+}
+
 /* A register tile of outputs for blocks that lie packed in the weight, or unpacked in a panel. */
-INLINE void packed_cell(struct kind kind, int tiles, int rows, const struct cpu_packed *weight, uint32_t tile,
-                        const struct cell_rows *x, const uint8_t *ahead, float *out)
+INLINE void packed_cell(struct kind kind, int tiles, int rows, int valid, const struct cpu_packed *weight,
+                        uint32_t tile, const struct cell_rows *x, struct ahead ahead, float *out)
 {
     const uint32_t chunk = cpu_chunk_blocks(weight->block_count);
     const uint8_t *codes[CELL_TILES], *scales[CELL_TILES];
     const struct cpu_block *row[CELL_ROWS];
+    const struct cpu_outlier *outliers[CELL_ROWS];
     vf f[CELL_TILES][CELL_ROWS];
     UNROLL for (int t = 0; t < tiles; t++)
     {
         codes[t] = weight->data + (tile + (uint32_t)t) * weight->tile_bytes;
         scales[t] = codes[t] + kind_code_bytes(kind) * weight->block_count;
     }
-    UNROLL for (int r = 0; r < rows; r++) row[r] = x->blocks + (size_t)r * x->block_count;
-    load_cell(tiles, rows, NULL, f);
+    cell_pointers(x, rows, valid, row, outliers);
+    load_cell(tiles, rows, valid, NULL, f);
     for (uint32_t first = 0; first < weight->block_count; first += chunk) {
         uint32_t left = weight->block_count - first, count = left < chunk ? left : chunk;
         const uint8_t *chunk_codes[CELL_TILES];
         UNROLL for (int t = 0; t < tiles; t++) chunk_codes[t] = codes[t];
         add_blocks(kind, tiles, rows, first, first + count, codes, scales, row, ahead, f);
-        ahead += count * (size_t)tiles * (kind_code_bytes(kind) + kind_scale_bytes(kind));
-        if (x->outliers != NULL)
-            add_outliers(kind, tiles, rows, first, chunk_codes, scales,
-                         x->outliers + first / chunk * CHUNK_OUTLIERS, x->outlier_count, f);
+        ahead.from += count * (size_t)tiles * (kind_code_bytes(kind) + kind_scale_bytes(kind));
+        if (x->outliers == NULL) continue;
+        add_outliers(kind, tiles, rows, first, chunk_codes, scales, outliers, f);
+        UNROLL for (int r = 0; r < rows; r++) outliers[r] += CHUNK_OUTLIERS;
     }
-    store_cell(tiles, rows, f, out);
+    store_cell(tiles, rows, valid, f, out);
 }
 
-INLINE void panel_cell(struct kind kind, int rows, const struct panel *panel, uint32_t block_count,
+INLINE void panel_cell(struct kind kind, int rows, int valid, const struct panel *panel, uint32_t block_count,
                        bool first, const struct cell_rows *x, float *out)
 {
     const uint8_t *codes[CELL_TILES], *chunk_codes[CELL_TILES], *scales[CELL_TILES];
     const struct cpu_block *row[CELL_ROWS];
+    const struct cpu_outlier *outliers[CELL_ROWS];
     vf f[CELL_TILES][CELL_ROWS];
     kind.panel = true;
     UNROLL for (int t = 0; t < CELL_TILES; t++)
@@ -345,36 +377,38 @@ INLINE void panel_cell(struct kind kind, int rows, const struct panel *panel, ui
         chunk_codes[t] = codes[t] = panel->codes[t];
         scales[t] = (const uint8_t *)panel->scales[t];
     }
-    UNROLL for (int r = 0; r < rows; r++) row[r] = x->blocks + (size_t)r * x->block_count;
-    if (first) load_cell(CELL_TILES, rows, NULL, f);
-    else load_cell(CELL_TILES, rows, out, f);
-    add_blocks(kind, CELL_TILES, rows, 0, block_count, codes, scales, row, NULL, f);
-    if (x->outliers != NULL)
-        add_outliers(kind, CELL_TILES, rows, 0, chunk_codes, scales, x->outliers, x->outlier_count, f);
-    store_cell(CELL_TILES, rows, f, out);
+    cell_pointers(x, rows, valid, row, outliers);
+    load_cell(CELL_TILES, rows, valid, first ? NULL : out, f);
+    add_blocks(kind, CELL_TILES, rows, 0, block_count, codes, scales, row, (struct ahead){0}, f);
+    if (x->outliers != NULL) add_outliers(kind, CELL_TILES, rows, 0, chunk_codes, scales, outliers, f);
+    store_cell(CELL_TILES, rows, valid, f, out);
 }
 
 /* Few rows: codes are unpacked in registers, each cell anew. `rows` is a constant in each call, so that a cell
- * is straight code on registers. The first cell brings the next tiles into the cache. */
+ * is straight code on registers. The first two cells bring the next tiles into the cache, half of them each:
+ * more at a time than the memory gives would hold up the loads. */
 INLINE void packed_rows(struct kind kind, int tiles, const struct cpu_packed *weight, uint32_t tile,
                         const struct cell_rows *x, uint32_t row_count, float *out)
 {
-    const uint8_t *here = weight->data + tile * weight->tile_bytes;
-    const uint8_t *ahead = here + (size_t)tiles * weight->tile_bytes; // past the last tile: a hint, no access
+    struct ahead ahead = {// past the last tile: a hint, no access
+                          .from = weight->data + (tile + (size_t)tiles) * weight->tile_bytes,
+                          .even = true,
+                          .odd = row_count <= CELL_ROWS};
     for (uint32_t r = 0; r < row_count;) {
-        struct cell_rows from = rows_from(x, r, 0);
+        const struct cell_rows from = rows_from(x, r, 0);
+        const uint32_t left = row_count - r;
         float *to = out + (size_t)r * GROUP_ROWS;
-        if (tiles == CELL_TILES && row_count - r >= CELL_ROWS) {
-            packed_cell(kind, tiles, CELL_ROWS, weight, tile, &from, ahead, to);
-            r += CELL_ROWS;
-        } else if (tiles == CELL_TILES && CELL_ROWS > 2 && row_count - r >= 2) {
-            packed_cell(kind, tiles, 2, weight, tile, &from, ahead, to);
-            r += 2;
-        } else {
-            packed_cell(kind, tiles, 1, weight, tile, &from, ahead, to);
-            r += 1;
-        }
-        ahead = here; // in the cache already
+        uint32_t done = 1;
+        if (tiles == CELL_TILES && left >= FULL_CELL_FROM) {
+            done = left < CELL_ROWS ? left : CELL_ROWS;
+            packed_cell(kind, tiles, CELL_ROWS, (int)done, weight, tile, &from, ahead, to);
+        } else if (tiles == CELL_TILES && CELL_ROWS > 2 && left >= 2) {
+            done = 2;
+            packed_cell(kind, tiles, 2, 2, weight, tile, &from, ahead, to);
+        } else packed_cell(kind, tiles, 1, 1, weight, tile, &from, ahead, to);
+        r += done;
+        ahead.odd = ahead.even && !ahead.odd;
+        ahead.even = false;
     }
 }
 
@@ -391,17 +425,20 @@ INLINE void panel_rows(struct kind kind, const struct cpu_packed *weight, uint32
     struct panel panel;
     for (uint32_t first = 0; first < weight->block_count; first += chunk) {
         uint32_t left = weight->block_count - first, count = left < chunk ? left : chunk;
-        uint32_t r = 0;
         unpack_panel(kind, weight, tile, first, count, &panel);
-        for (; r + CELL_ROWS <= row_count; r += CELL_ROWS) {
-            struct cell_rows from = rows_from(x, r, first);
-            for (size_t i = 0; i < step; i += CACHELINE_BYTES) prefetch(ahead + i);
-            ahead += step;
-            panel_cell(kind, CELL_ROWS, &panel, count, first == 0, &from, out + (size_t)r * GROUP_ROWS);
-        }
-        for (; r < row_count; r++) {
-            struct cell_rows from = rows_from(x, r, first);
-            panel_cell(kind, 1, &panel, count, first == 0, &from, out + (size_t)r * GROUP_ROWS);
+        for (uint32_t r = 0; r < row_count;) {
+            const struct cell_rows from = rows_from(x, r, first);
+            uint32_t done = row_count - r < CELL_ROWS ? row_count - r : CELL_ROWS;
+            float *to = out + (size_t)r * GROUP_ROWS;
+            if (done < FULL_CELL_FROM) {
+                done = 1;
+                panel_cell(kind, 1, 1, &panel, count, first == 0, &from, to);
+            } else {
+                for (size_t i = 0; i < step; i += CACHELINE_BYTES) prefetch(ahead + i);
+                ahead += step;
+                panel_cell(kind, CELL_ROWS, (int)done, &panel, count, first == 0, &from, to);
+            }
+            r += done;
         }
     }
 }
@@ -413,38 +450,45 @@ INLINE vf float_codes(enum cpu_form form, const uint8_t *tile, size_t k)
     return form == FORM_F16 ? vf_load_f16(halves) : vf_load_bf16(halves);
 }
 
-INLINE void float_cell(enum cpu_form form, int tiles, int rows, const struct cpu_packed *weight,
+INLINE void float_cell(enum cpu_form form, int tiles, int rows, int valid, const struct cpu_packed *weight,
                        uint32_t tile, const float *values, size_t row_values, float *out)
 {
     const uint8_t *w = weight->data + tile * weight->tile_bytes;
+    const float *x[CELL_ROWS];
     vf f[CELL_TILES][CELL_ROWS];
-    load_cell(tiles, rows, NULL, f);
+    UNROLL for (int r = 0; r < rows; r++) x[r] = values + (size_t)(r < valid ? r : valid - 1) * row_values;
+    load_cell(tiles, rows, valid, NULL, f);
     for (size_t k = 0; k < (size_t)weight->block_count * BLOCK_COLS; k++) {
         vf column[CELL_TILES];
         UNROLL for (int t = 0; t < tiles; t++)
             column[t] = float_codes(form, w + (size_t)t * weight->tile_bytes, k);
         UNROLL for (int r = 0; r < rows; r++)
         {
-            vf a = vf_set1(values[(size_t)r * row_values + k]);
+            vf a = vf_set1(x[r][k]);
             UNROLL for (int t = 0; t < tiles; t++) f[t][r] = vf_fma(column[t], a, f[t][r]);
         }
     }
-    store_cell(tiles, rows, f, out);
+    store_cell(tiles, rows, valid, f, out);
 }
 
+/* As packed_rows. */
 INLINE void float_rows(enum cpu_form form, int tiles, const struct cpu_packed *weight, uint32_t tile,
                        const float *values, size_t row_values, uint32_t row_count, float *out)
 {
-    uint32_t r = 0;
-    for (; tiles == CELL_TILES && r + CELL_ROWS <= row_count; r += CELL_ROWS)
-        float_cell(form, tiles, CELL_ROWS, weight, tile, values + r * row_values, row_values,
-                   out + (size_t)r * GROUP_ROWS);
-    for (; tiles == CELL_TILES && CELL_ROWS > 2 && r + 2 <= row_count; r += 2)
-        float_cell(form, tiles, 2, weight, tile, values + r * row_values, row_values,
-                   out + (size_t)r * GROUP_ROWS);
-    for (; r < row_count; r++)
-        float_cell(form, tiles, 1, weight, tile, values + r * row_values, row_values,
-                   out + (size_t)r * GROUP_ROWS);
+    for (uint32_t r = 0; r < row_count;) {
+        const float *from = values + r * row_values;
+        const uint32_t left = row_count - r;
+        float *to = out + (size_t)r * GROUP_ROWS;
+        uint32_t done = 1;
+        if (tiles == CELL_TILES && left >= FULL_CELL_FROM) {
+            done = left < CELL_ROWS ? left : CELL_ROWS;
+            float_cell(form, tiles, CELL_ROWS, (int)done, weight, tile, from, row_values, to);
+        } else if (tiles == CELL_TILES && CELL_ROWS > 2 && left >= 2) {
+            done = 2;
+            float_cell(form, tiles, 2, 2, weight, tile, from, row_values, to);
+        } else float_cell(form, tiles, 1, 1, weight, tile, from, row_values, to);
+        r += done;
+    }
 }
 
 /* Rows of a piece on some tiles; the form is a constant. */

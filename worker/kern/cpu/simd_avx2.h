@@ -26,7 +26,7 @@ enum {
     SUM_GROUPS_4 = 8, // groups that fit in 16 bits, by bits of the code
     SUM_GROUPS_5 = 4,
     SUM_GROUPS_6 = 2,
-    PANEL_ROWS = 16, // from here on unpacking once pays
+    PANEL_ROWS = 15, // from here on unpacking once pays
 };
 
 /* Keeps the compiler from building a tree of sums, which would spill every product. */
