@@ -56,7 +56,7 @@ int segment_create(const char *instance, const char *part, size_t bytes, struct 
     if (r < 0) return r;
     int fd = shm_open(segment.name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0) return err_sys(err, errno, "%s: cannot create", segment.name);
-    r = shm_file_reserve(fd, bytes, segment.name, err);
+    r = shm_file_reserve(fd, bytes, SHM_FILE_HUGE_IF_QUICK, segment.name, err);
     if (r == 0) r = shm_file_map(fd, bytes, PROT_READ | PROT_WRITE, segment.name, &segment.base, err);
     (void)close(fd); // the mapping holds the memory; a close of shared memory has nothing to flush
     if (r < 0) {

@@ -22,8 +22,11 @@
 
 #define HUGE_PAGE_BYTES MIB(2)  // of x86-64 and of aarch64 with 4 KiB pages; elsewhere: no effect
 #define HUGE_PART_BYTES MIB(64) // asked for at once
-#define HUGE_PART_NS_MAX \
-    (100 * NS_PER_MS) // small pages take half of that: a kernel that searches is left alone
+/* Small pages take some 40 ms: a kernel that works much longer has to search. Its own time counts, so that a
+ * busy machine is not taken for a full one; the clock's only against waiting. */
+static const uint64_t huge_part_cpu_ns_max[] = {
+    [SHM_FILE_HUGE_IF_QUICK] = 100 * NS_PER_MS, [SHM_FILE_HUGE] = NS_PER_S};
+#define HUGE_PART_NS_MAX (10 * NS_PER_S)
 #define HUGE_FILE_BYTES_MIN (4 * HUGE_PAGE_BYTES) // below it is not worth the calls
 
 int shm_file_owner_verify(int fd, bool writes, const char *name, struct err *err)
@@ -58,23 +61,33 @@ static int huge_part(int fd, uint8_t *base, size_t first, size_t bytes)
     return madvise(base + first, bytes, MADV_COLLAPSE) < 0 ? -errno : 0;
 }
 
+static uint64_t thread_cpu_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
+}
+
 /* A wish: where it is not granted the file gets small pages afterwards. */
-static void huge_pages_try(int fd, size_t bytes, const char *name)
+static void huge_pages_try(int fd, size_t bytes, enum shm_file_pages pages, const char *name)
 {
     void *base;
     size_t end = bytes / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
     if (bytes < HUGE_FILE_BYTES_MIN || ftruncate(fd, (off_t)bytes) < 0) return;
     if (shm_file_map(fd, bytes, PROT_READ | PROT_WRITE, name, &base, NULL) < 0) return;
     for (size_t at = 0; at < end; at += HUGE_PART_BYTES) {
-        uint64_t start_ns = clock_mono_ns();
+        uint64_t start_ns = clock_mono_ns(), start_cpu_ns = thread_cpu_ns();
         size_t part = end - at < HUGE_PART_BYTES ? end - at : HUGE_PART_BYTES;
-        if (huge_part(fd, base, at, part) < 0 || clock_mono_ns() - start_ns > HUGE_PART_NS_MAX) break;
+        if (huge_part(fd, base, at, part) < 0 ||
+            thread_cpu_ns() - start_cpu_ns > huge_part_cpu_ns_max[pages] ||
+            clock_mono_ns() - start_ns > HUGE_PART_NS_MAX)
+            break;
     }
     CHECK(munmap(base, bytes) == 0);
 }
 
 /* Asks first, because a reservation that fails half-way has for a moment taken all there was. */
-int shm_file_reserve(int fd, size_t bytes, const char *name, struct err *err)
+int shm_file_reserve(int fd, size_t bytes, enum shm_file_pages pages, const char *name, struct err *err)
 {
     struct statvfs fs;
     if (bytes > (size_t)INT64_MAX) return ERR(err, ERR_LIMIT, "%s: %zu bytes", name, bytes);
@@ -82,7 +95,7 @@ int shm_file_reserve(int fd, size_t bytes, const char *name, struct err *err)
     uint64_t have = (uint64_t)fs.f_bavail * fs.f_frsize;
     bool bounded = fs.f_blocks > 0; // a tmpfs mounted with size=0 reports no blocks
     int r = bounded && bytes > have ? ENOSPC : EINTR;
-    if (r == EINTR) huge_pages_try(fd, bytes, name);
+    if (r == EINTR) huge_pages_try(fd, bytes, pages, name);
     while (r == EINTR) r = posix_fallocate(fd, 0, (off_t)bytes);
     if (r == ENOSPC)
         return ERR(err, -ENOSPC, "%s: need %zu MiB, have %zu MiB in %s", name, bytes / MIB(1) + 1,

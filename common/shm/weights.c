@@ -226,7 +226,7 @@ static int build_begin(struct weights *weights, const struct weights_conf *conf,
     void *base;
     size_t bytes = HEADER_BYTES + conf->bytes;
     if (ftruncate(weights->fd, 0) < 0) return err_sys(err, errno, "%s: cannot empty", weights->name);
-    int r = shm_file_reserve(weights->fd, bytes, weights->name, err);
+    int r = shm_file_reserve(weights->fd, bytes, SHM_FILE_HUGE, weights->name, err);
     if (r == 0) r = shm_file_map(weights->fd, bytes, PROT_READ | PROT_WRITE, weights->name, &base, err);
     if (r < 0) {
         (void)ftruncate(weights->fd, 0); // gives back what was reserved; weights_close removes the name
