@@ -204,23 +204,28 @@ static void read_block(uint32_t type, const uint8_t *row, uint32_t block, struct
 static void place(enum cpu_form form, const struct codes *codes, uint8_t byte_offset, size_t vector_bytes,
                   uint8_t *lane)
 {
-    for (uint32_t j = 0; j < BLOCK_COLS; j++) {
-        uint32_t group = j / 4;
-        uint8_t *at = lane + j % 4;
-        uint8_t code = codes->code[j];
-        if (form == FORM_B8) {
-            at[group * vector_bytes] = (uint8_t)(code - 128 + byte_offset);
-            continue;
-        }
-        if (form == FORM_K2 || form == FORM_K3) {
-            at[group / 4 * vector_bytes] |= (uint8_t)((code & 3) << (group % 4 * 2));
-            if (form == FORM_K3) at[2 * vector_bytes] |= (uint8_t)(code >> 2 << group);
-            continue;
-        }
-        at[group / 2 * vector_bytes] |= (uint8_t)((code & 15) << (group % 2 * 4));
-        uint8_t *high = at + 4 * vector_bytes;
-        if (form == FORM_N5 || form == FORM_N5M) *high |= (uint8_t)(code >> 4 << group);
-        if (form == FORM_B6) high[group / 4 * vector_bytes] |= (uint8_t)(code >> 4 << (group % 4 * 2));
+    const uint8_t *code = codes->code;
+    if (form == FORM_B8) {
+        for (uint32_t j = 0; j < BLOCK_COLS; j++)
+            lane[j / 4 * vector_bytes + j % 4] = (uint8_t)(code[j] - 128 + byte_offset);
+        return;
+    }
+    if (form == FORM_K2 || form == FORM_K3) {
+        for (uint32_t j = 0; j < BLOCK_COLS; j++)
+            lane[j / 16 * vector_bytes + j % 4] |= (uint8_t)((code[j] & 3) << (j / 4 % 4 * 2));
+        for (uint32_t j = 0; j < BLOCK_COLS && form == FORM_K3; j++)
+            lane[2 * vector_bytes + j % 4] |= (uint8_t)(code[j] >> 2 << j / 4);
+        return;
+    }
+    for (uint32_t j = 0; j < BLOCK_COLS; j++)
+        lane[j / 8 * vector_bytes + j % 4] |= (uint8_t)((code[j] & 15) << (j / 4 % 2 * 4));
+    uint8_t *high = lane + 4 * vector_bytes;
+    if (form == FORM_N5 || form == FORM_N5M) {
+        for (uint32_t j = 0; j < BLOCK_COLS; j++) high[j % 4] |= (uint8_t)(code[j] >> 4 << j / 4);
+    }
+    if (form == FORM_B6) {
+        for (uint32_t j = 0; j < BLOCK_COLS; j++)
+            high[j / 16 * vector_bytes + j % 4] |= (uint8_t)(code[j] >> 4 << (j / 4 % 4 * 2));
     }
 }
 
