@@ -4,6 +4,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
 #include <string.h>
 
@@ -42,6 +44,12 @@ static bool runs_avx512(void)
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vnni");
 }
+#elif defined(__aarch64__)
+/* HWCAP_ASIMDDP of the kernel's hwcap.h: older headers do not name it. */
+static bool runs_neon(void)
+{
+    return (getauxval(AT_HWCAP) & 1UL << 20) != 0;
+}
 #endif
 
 static const struct level levels[] = {
@@ -49,6 +57,8 @@ static const struct level levels[] = {
 #if defined(__x86_64__)
     {&kern_avx512_ops, runs_avx512},
     {&kern_avx2_ops, runs_avx2},
+#elif defined(__aarch64__)
+    {&kern_neon_ops, runs_neon},
 #endif
     {&kern_portable_ops, runs_always},
     {&kern_ref_ops, runs_always},
@@ -76,5 +86,5 @@ int kern_select(const char *name, const struct kern_ops **ret_ops, struct err *e
         }
         if (!best) return ERR(err, ERR_CONFIG, "this machine cannot run the %s kernels", name);
     }
-    return ERR(err, ERR_CONFIG, "unknown kernels '%s': auto, ref, portable, avx2 or avx512", name);
+    return ERR(err, ERR_CONFIG, "unknown kernels '%s': auto, ref, portable, avx2, avx512 or neon", name);
 }

@@ -17,7 +17,7 @@ enum {
     CHUNK = 16,
     CHUNK_VECTORS = CHUNK / LANES,
     CHUNKS_FEW = 4 / CHUNK_VECTORS, // of a tile of up to 3 rows: some 12 sums hide the latency of an addition
-    CHUNKS_MANY = 2 / CHUNK_VECTORS, // of a tile of 4 to 6 rows
+    CHUNKS_MANY = CHUNK_VECTORS < 2 ? 2 : 1, // of a tile of 4 to 6 rows
     ROWS_FEW = 3,
     BLOCK_CHUNKS = KEY_BLOCK / CHUNK,
     QUERY_STRIDE = HEAD_DIMS_MAX + CHUNK, // floats; a constant, and no power of 2: rows share no cache sets

@@ -227,11 +227,13 @@ struct cpu_level {
 extern const struct cpu_level cpu_level_portable;
 extern const struct cpu_level cpu_level_avx2;
 extern const struct cpu_level cpu_level_avx512;
+extern const struct cpu_level cpu_level_neon;
 
 /* Ops tables of the levels; kern_select checks the machine first. */
 extern const struct kern_ops kern_portable_ops;
 extern const struct kern_ops kern_avx2_ops;
 extern const struct kern_ops kern_avx512_ops;
+extern const struct kern_ops kern_neon_ops;
 
 /* pack.c */
 

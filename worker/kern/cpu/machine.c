@@ -314,4 +314,6 @@ DEFINE_OPS(portable)
 #if defined(__x86_64__)
 DEFINE_OPS(avx2)
 DEFINE_OPS(avx512)
+#elif defined(__aarch64__)
+DEFINE_OPS(neon)
 #endif
