@@ -519,5 +519,16 @@ def cases_of(scope):
             if name.startswith("test_") and callable(function)]
 
 
+def need(cases, find, *arguments):
+    """What find(*arguments) returns; where it raises Skip, all (name, function) pairs are skipped and the script ends."""
+    try:
+        return find(*arguments)
+    except Skip as reason:
+        tap = Tap()
+        for name, _function in cases:
+            tap.skip(name, reason)
+        return tap.done()
+
+
 def temporary_directory():
     return tempfile.TemporaryDirectory(prefix="kvasir-test-")

@@ -11,8 +11,8 @@ import re
 import socket
 import threading
 
-from kvasir_test import (Daemon, Skip, StreamError, Streamed, Tap, call, cases_of, expect, in_parallel,
-                         model_path, require, run_cases, stream, temporary_directory, vectors_path, wait_until)
+from kvasir_test import (Daemon, StreamError, Streamed, call, cases_of, expect, in_parallel, model_path, need,
+                         require, run_cases, stream, temporary_directory, vectors_path, wait_until)
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 PROMPT = "The capital of France is"
@@ -600,13 +600,7 @@ def drain(d, body):
 
 def main():
     cases = cases_of(globals())
-    try:
-        model = model_path()
-    except Skip as reason:
-        tap = Tap()
-        for name, _function in cases:
-            tap.skip(name, reason)
-        tap.done()
+    model = need(cases, model_path)
     with Daemon(model) as d:
         d.model = d.get("/v1/models")["data"][0]["id"]
         d.model_len = d.get("/v1/models")["data"][0]["max_model_len"]

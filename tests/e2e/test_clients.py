@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import venv
 
-from kvasir_test import (Daemon, Skip, Tap, die_with_parent, expect, model_path, note, temporary_directory)
+from kvasir_test import (Daemon, Skip, Tap, die_with_parent, expect, model_path, need, note, temporary_directory)
 
 INSTALL_S_MAX = 240
 RUN_S_MAX = 120
@@ -158,12 +158,7 @@ def main():
     tap = Tap()
     names = (("the Python package streams and completes", python_command),
              ("the npm package streams and completes", node_command))
-    try:
-        model = model_path()
-    except Skip as reason:
-        for name, _make_command in names:
-            tap.skip(name, reason)
-        tap.done()
+    model = need(names, model_path)
     with Daemon(model, "--api-key", "a-key") as d, temporary_directory() as temporary:
         d.key = "a-key"
         d.model = d.get("/v1/models")["data"][0]["id"]

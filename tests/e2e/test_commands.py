@@ -9,8 +9,8 @@ import os
 import signal
 import subprocess
 
-from kvasir_test import (CALL_S_MAX, Daemon, Skip, Tap, cases_of, daemon_environment, die_with_parent, expect,
-                         model_path, new_instance, note, program, require, run_cases, shm_names, temporary_directory,
+from kvasir_test import (CALL_S_MAX, Daemon, Skip, cases_of, daemon_environment, die_with_parent, expect, model_path,
+                         need, new_instance, note, program, require, run_cases, shm_names, temporary_directory,
                          vectors_path, wait_until)
 
 GPL = "/usr/share/common-licenses/GPL-3"
@@ -150,13 +150,7 @@ def test_every_subcommand_from_a_shell(d):
 
 def main():
     cases = cases_of(globals())
-    try:
-        model = model_path()
-    except Skip as reason:
-        tap = Tap()
-        for name, _function in cases:
-            tap.skip(name, reason)
-        tap.done()
+    model = need(cases, model_path)
     with temporary_directory() as folder:
         uds = os.path.join(folder, "kvasir.sock")
         with Daemon(model, "--uds", uds) as d:

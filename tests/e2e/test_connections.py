@@ -7,8 +7,8 @@ import json
 import socket
 import time
 
-from kvasir_test import (Daemon, Skip, Tap, call, cases_of, connect, expect, in_parallel, process_rss_bytes,
-                         require, run_cases, vectors_path, wait_until)
+from kvasir_test import (Daemon, call, cases_of, connect, expect, in_parallel, need, process_rss_bytes, require,
+                         run_cases, vectors_path, wait_until)
 
 COMPLETION = "/v1/completions"
 LATE_S_MAX = 10  # a second's timeout on a busy machine
@@ -133,13 +133,7 @@ def test_a_slow_stream_is_whole(d):
 
 def main():
     cases = cases_of(globals())
-    try:
-        model = vectors_path("tiny", "llama_tied.gguf")
-    except Skip as reason:
-        tap = Tap()
-        for name, _function in cases:
-            tap.skip(name, reason)
-        tap.done()
+    model = need(cases, vectors_path, "tiny", "llama_tied.gguf")
     with Daemon(model, *FLAGS) as d:
         tap = run_cases(cases, d)
         tap.case("fsck finds no fault after all this", lambda: expect(d.fsck(), []))

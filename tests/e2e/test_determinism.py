@@ -5,7 +5,7 @@
 test_determinism.py [PART OF A NAME]. Alone on a fresh daemon is the yardstick; then cached, in company, in chunks
 of a few tokens, on another number of threads, preempted and recomputed, in a pool that evicts. Compared are
 token ids and every digit of their log-probabilities, for greedy and for seeded sampling."""
-from kvasir_test import (Daemon, Skip, Tap, cases_of, in_parallel, model_path, note, require, run_cases)
+from kvasir_test import Daemon, cases_of, in_parallel, model_path, note, require, run_cases
 
 MODEL_LEN = 512
 PAGE_KIB = 360  # 16 tokens of SmolLM2 in f16
@@ -95,17 +95,5 @@ def test_preempted_and_evicted():
         require(d.fsck() == [], d.fsck())
 
 
-def main():
-    cases = cases_of(globals())
-    try:
-        model_path()
-    except Skip as reason:
-        tap = Tap()
-        for name, _function in cases:
-            tap.skip(name, reason)
-        tap.done()
-    run_cases(cases).done()
-
-
 if __name__ == "__main__":
-    main()
+    run_cases(cases_of(globals())).done()

@@ -9,8 +9,8 @@ import struct
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
-from kvasir_test import (Daemon, Skip, StreamError, Streamed, Tap, cases_of, expect, in_parallel,  # noqa: E402
-                         require, run_cases, temporary_directory, vectors_path)
+from kvasir_test import (Daemon, StreamError, Streamed, cases_of, expect, in_parallel, need, require,  # noqa: E402
+                         run_cases, temporary_directory, vectors_path)
 
 COMPLETION = "/v1/completions"
 POISON = 77  # a token id
@@ -113,13 +113,7 @@ def main():
     cases = cases_of(globals())
     with temporary_directory() as folder:
         path = os.path.join(folder, "poisoned.gguf")
-        try:
-            write_poisoned(path)
-        except Skip as reason:
-            tap = Tap()
-            for name, _function in cases:
-                tap.skip(name, reason)
-            tap.done()
+        need(cases, write_poisoned, path)
         with Daemon(path) as d:
             tap = run_cases(cases, d)
     tap.done()
