@@ -14,18 +14,25 @@
 
 static char shm_instance[INSTANCE_BYTES_MAX + 1]; // of this run
 
-static inline int shm_guard_run(int (*run)(void))
+/* Exit status of run() in a child, as a shell tells it. */
+static inline int run_in_child(int (*run)(void))
 {
-    (void)snprintf(shm_instance, sizeof shm_instance, "test-%ld", (long)getpid());
     (void)fflush(NULL); // nothing of ours is printed twice
     pid_t pid = fork();
     if (pid < 0) abort();
     if (pid == 0) exit(run());
     int status = 0;
     while (waitpid(pid, &status, 0) < 0) continue;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static inline int shm_guard_run(int (*run)(void))
+{
+    (void)snprintf(shm_instance, sizeof shm_instance, "test-%ld", (long)getpid());
+    int status = run_in_child(run);
     (void)segment_unlink_all(shm_instance); // what a failed case left
     (void)segment_unlink(shm_instance, "lock");
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    return status;
 }
 
 #endif

@@ -23,6 +23,7 @@
 
 #include "common/base/limits.h"
 #include "common/shm/weights.h"
+#include "tests/unit/shm_guard.h"
 
 enum { BYTES = 3 << 20 };
 
@@ -523,12 +524,7 @@ int main(void)
 {
     (void)snprintf(prefix, sizeof prefix, "test-w%d", (int)getpid()); // fits
     weights_prefix_set(prefix);
-    (void)fflush(NULL); // nothing of ours is printed twice
-    pid_t pid = fork();
-    if (pid < 0) abort();
-    if (pid == 0) exit(run());
-    int status = 0;
-    while (waitpid(pid, &status, 0) < 0) continue;
+    int status = run_in_child(run);
     (void)weights_sweep((struct hash128){0}, NULL, NULL); // what a failed case left
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    return status;
 }
