@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Tests of kern: every level against the reference machine, op by op, and the promise that a row's bits do not
- * depend on the batch, the chunks or the threads. Built with KVASIR_EMULATE_AVX512 also the AVX-512 level
- * on emulated instructions.
+ * depend on the batch, the chunks or the threads.
  *
  * Tolerances against the reference. Rounding x to 8 bits per block of 32 errs uniformly within scale / 2, so an
  * output w . x errs with variance sum over blocks of (largest / 127)^2 / 12 * |w|^2; a test value may be 6
@@ -37,12 +36,8 @@ static void find_machines(void)
     for (uint32_t i = 0; i < count; i++) {
         if (found[i] == &kern_ref_ops) continue;
         if (only != NULL && strcmp(found[i]->name, only) != 0) continue;
-#ifdef KVASIR_EMULATE_AVX512
-        if (found[i] != &kern_avx2_ops) continue; // the others are tested without emulation
-        machines[machine_count++] = &kern_avx512_ops;
-#else
+        CHECK(machine_count < COUNT_OF(machines));
         machines[machine_count++] = found[i];
-#endif
     }
 }
 

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Tests of what a CPU level provides (worker/kern/cpu/cpu.h), one function at a time and against arithmetic in
- * double, at every level this machine has; built with KVASIR_EMULATE_AVX512 also the AVX-512 level on
- * emulated instructions. Whole ops are compared with the reference machine in test_kern.c. */
+ * double, at every level this machine has. Whole ops are compared with the reference machine in test_kern.c. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -20,29 +19,19 @@
 static const struct cpu_level *levels[4];
 static size_t level_count;
 
+/* $KVASIR_KERNELS: only this one. */
 static void find_levels(void)
 {
+    const char *only = getenv("KVASIR_KERNELS");
     uint32_t count;
     const struct kern_ops *const *ops = kern_levels(&count);
-    bool has_avx2 = false;
     for (uint32_t i = 0; i < count; i++) {
-        if (ops[i] == &kern_portable_ops) levels[level_count++] = &cpu_level_portable;
-#if defined(__x86_64__)
-        if (ops[i] == &kern_avx2_ops) {
-            levels[level_count++] = &cpu_level_avx2;
-            has_avx2 = true;
-        }
-#ifndef KVASIR_EMULATE_AVX512
-        if (ops[i] == &kern_avx512_ops) levels[level_count++] = &cpu_level_avx512;
-#endif
-#elif defined(__aarch64__)
-        if (ops[i] == &kern_neon_ops) levels[level_count++] = &cpu_level_neon;
-#endif
+        if (only != NULL && strcmp(ops[i]->name, only) != 0) continue;
+#define X(level, level_name) \
+    if (ops[i] == &kern_##level##_ops) levels[level_count++] = &cpu_level_##level;
+        CPU_LEVELS(X)
+#undef X
     }
-    (void)has_avx2;
-#ifdef KVASIR_EMULATE_AVX512
-    if (has_avx2) levels[level_count++] = &cpu_level_avx512; // the emulation is built for AVX2
-#endif
 }
 
 static struct cpu_packed pack(const struct cpu_level *level, const struct kern_matrix *matrix)
@@ -442,5 +431,6 @@ int main(void)
         cmocka_unit_test(test_kern_level_swiglu_matches_double),
     };
     find_levels();
+    CHECK(level_count > 0);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

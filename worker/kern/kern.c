@@ -18,7 +18,7 @@ struct level {
     bool (*runs)(void); // on this machine
 };
 
-static bool runs_always(void)
+static bool runs_portable(void)
 {
     return true;
 }
@@ -38,12 +38,26 @@ static bool runs_avx2(void)
            __builtin_cpu_supports("bmi2") && has_f16c();
 }
 
+#ifdef KVASIR_EMULATE // tests: built of AVX2
+#define runs_avxvnni runs_avx2
+#define runs_avx512 runs_avx2
+#else
+#ifdef KVASIR_HAVE_AVXVNNI
+static bool runs_avxvnni(void) // nor is this one
+{
+    unsigned subleaf_max, a, b, c, d;
+    return runs_avx2() && __get_cpuid_count(7, 0, &subleaf_max, &b, &c, &d) && subleaf_max >= 1 &&
+           __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1U << 4) != 0;
+}
+#endif
+
 static bool runs_avx512(void)
 {
     return runs_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vnni");
 }
+#endif
 #elif defined(__aarch64__)
 /* HWCAP_ASIMDDP of the kernel's hwcap.h: older headers do not name it. */
 static bool runs_neon(void)
@@ -52,17 +66,11 @@ static bool runs_neon(void)
 }
 #endif
 
-static const struct level levels[] = {
-// best first
-#if defined(__x86_64__)
-    {&kern_avx512_ops, runs_avx512},
-    {&kern_avx2_ops, runs_avx2},
-#elif defined(__aarch64__)
-    {&kern_neon_ops, runs_neon},
-#endif
-    {&kern_portable_ops, runs_always},
-    {&kern_ref_ops, runs_always},
-};
+static const struct level levels[] = { // best first
+#define X(level, level_name) {&kern_##level##_ops, runs_##level},
+    CPU_LEVELS(X)
+#undef X
+        {&kern_ref_ops, runs_portable}};
 
 const struct kern_ops *const *kern_levels(uint32_t *ret_count)
 {
@@ -86,5 +94,7 @@ int kern_select(const char *name, const struct kern_ops **ret_ops, struct err *e
         }
         if (!best) return ERR(err, ERR_CONFIG, "this machine cannot run the %s kernels", name);
     }
-    return ERR(err, ERR_CONFIG, "unknown kernels '%s': auto, ref, portable, avx2, avx512 or neon", name);
+#define X(level, level_name) level_name ", "
+    return ERR(err, ERR_CONFIG, "unknown kernels '%s': not " CPU_LEVELS(X) "ref or auto", name);
+#undef X
 }

@@ -123,7 +123,7 @@ enum kern_pack {
 };
 
 struct kern_ops {
-    const char *name; // "ref", "portable", "avx2", "avx512", later "cuda"
+    const char *name; // "ref", or of CPU_LEVELS in cpu/cpu.h; later "cuda"
 
     int (*open)(const struct kern_conf *conf, struct kern **ret_kern, struct err *err);
     void (*close)(struct kern *kern); // frees everything made with it; NULL is fine
@@ -180,7 +180,7 @@ struct kern_ops {
     uint64_t (*weight_bytes)(const struct kern *kern);
 };
 
-/* The level that $KVASIR_KERNELS names ("ref", "portable", "avx2", "avx512", "auto"), or the best that this
+/* The level that $KVASIR_KERNELS names (the name of its ops, or "auto"), or the best that this
  * machine has when it is unset or auto. ERR_CONFIG for an unknown name or one the machine cannot run. */
 int kern_select(const char *name, const struct kern_ops **ret_ops, struct err *err);
 /* All levels this build has and this machine can run, best first; for tests. */

@@ -12,6 +12,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "worker/kern/cpu/avxvnni_emulation.h"
+
 #define EMULATED static inline __attribute__((always_inline, unused))
 #define EMULATED_CALL \
     static __attribute__((noinline, unused)) // loops: inlined everywhere they take minutes to compile
@@ -262,16 +264,15 @@ EMULATED void emulated_storeu_si512(void *p, emulated_m512i a)
     memcpy(p, &a, sizeof(a));
 }
 /* Four products of unsigned bytes of b and signed bytes of c, added to each 32-bit lane; wraps. */
-EMULATED_CALL emulated_m512i emulated_dpbusd_epi32(emulated_m512i sum, emulated_m512i b, emulated_m512i c)
+EMULATED emulated_m512i emulated_dpbusd_epi32(emulated_m512i sum, emulated_m512i b, emulated_m512i c)
 {
-    uint8_t codes[64];
-    int8_t activations[64];
-    memcpy(codes, &b, sizeof(codes));
-    memcpy(activations, &c, sizeof(activations));
-    for (int i = 0; i < 64; i++) {
-        uint32_t product = (uint32_t)(codes[i] * activations[i]);
-        sum[i / 4] = (int32_t)((uint32_t)sum[i / 4] + product);
-    }
+    __m256i parts[3][2];
+    memcpy(parts[0], &sum, sizeof(sum));
+    memcpy(parts[1], &b, sizeof(b));
+    memcpy(parts[2], &c, sizeof(c));
+    for (int i = 0; i < 2; i++)
+        parts[0][i] = emulated_dpbusd_avx_epi32(parts[0][i], parts[1][i], parts[2][i]);
+    memcpy(&sum, parts[0], sizeof(sum));
     return sum;
 }
 

@@ -224,16 +224,23 @@ struct cpu_level {
     void (*divide)(const float *values, float sum, uint32_t head_dims, float *out);
 };
 
-extern const struct cpu_level cpu_level_portable;
-extern const struct cpu_level cpu_level_avx2;
-extern const struct cpu_level cpu_level_avx512;
-extern const struct cpu_level cpu_level_neon;
+/* X(level, name): the levels of this build, best first. */
+#if defined(__x86_64__) && defined(KVASIR_HAVE_AVXVNNI)
+#define CPU_LEVELS(X) X(avx512, "avx512") X(avxvnni, "avxvnni") X(avx2, "avx2") X(portable, "portable")
+#elif defined(__x86_64__)
+#define CPU_LEVELS(X) X(avx512, "avx512") X(avx2, "avx2") X(portable, "portable")
+#elif defined(__aarch64__)
+#define CPU_LEVELS(X) X(neon, "neon") X(portable, "portable")
+#else
+#define CPU_LEVELS(X) X(portable, "portable")
+#endif
 
-/* Ops tables of the levels; kern_select checks the machine first. */
-extern const struct kern_ops kern_portable_ops;
-extern const struct kern_ops kern_avx2_ops;
-extern const struct kern_ops kern_avx512_ops;
-extern const struct kern_ops kern_neon_ops;
+/* The levels, and their ops tables; kern_select checks the machine first. */
+#define X(level, level_name) \
+    extern const struct cpu_level cpu_level_##level; \
+    extern const struct kern_ops kern_##level##_ops;
+CPU_LEVELS(X)
+#undef X
 
 /* pack.c */
 

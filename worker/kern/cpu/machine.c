@@ -275,7 +275,7 @@ static uint64_t machine_weight_bytes(const struct kern *kern)
     return kern->weight_bytes;
 }
 
-#define DEFINE_OPS(level) \
+#define DEFINE_OPS(level, level_name) \
     static int measure_##level(const struct kern_matrix *parts, uint32_t part_count, uint64_t *ret_bytes, \
                                struct err *err) \
     { \
@@ -290,7 +290,7 @@ static uint64_t machine_weight_bytes(const struct kern *kern)
         return machine_open(&cpu_level_##level, conf, ret_kern, err); \
     } \
     const struct kern_ops kern_##level##_ops = { \
-        .name = #level, \
+        .name = (level_name), \
         .open = open_##level, \
         .close = machine_close, \
         .weight_measure = measure_##level, \
@@ -310,10 +310,4 @@ static uint64_t machine_weight_bytes(const struct kern *kern)
         .weight_bytes = machine_weight_bytes, \
     };
 
-DEFINE_OPS(portable)
-#if defined(__x86_64__)
-DEFINE_OPS(avx2)
-DEFINE_OPS(avx512)
-#elif defined(__aarch64__)
-DEFINE_OPS(neon)
-#endif
+CPU_LEVELS(DEFINE_OPS)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* simd_avx2 - the vocabulary of the kernel templates for AVX2, FMA and F16C.
+/* simd_avx2 - the vocabulary of the kernel templates for AVX2, FMA and F16C. simd_avxvnni.h takes all but the
+ * integer products from here.
  *
  * Integer products: vpmaddubsw multiplies unsigned codes with signed activations and adds pairs in 16 bits.
  * With codes of b bits a pair is at most 2 * (2^b - 1) * 127, so several pairs fit before 16 bits overflow
@@ -19,22 +20,26 @@
 
 enum {
     LANES = 8,
+    GEMM_ROWS = 6, // register tile of attention: 6 queries x 16 columns
+};
+#ifndef SIMD_AVXVNNI
+enum {
     BYTE_OFFSET = 0, // B8 holds code - 128
     CELL_TILES = 2,  // register tile of a product: 2 x 8 outputs, 4 activation rows
     CELL_ROWS = 4,
-    GEMM_ROWS = 6,    // register tile of attention: 6 queries x 16 columns
     SUM_GROUPS_4 = 8, // groups that fit in 16 bits, by bits of the code
     SUM_GROUPS_5 = 4,
     SUM_GROUPS_6 = 2,
     PANEL_ROWS = 15, // from here on unpacking once pays
 };
+#endif
 
 /* Keeps the compiler from building a tree of sums, which would spill every product. */
 #define KEEP_ORDER(sum) __asm__("" : "+x"(sum))
 
 typedef __m256 vf;     // LANES floats
 typedef __m256i vcode; // LANES x 4 bytes
-typedef __m256i vpart; // LANES x 2 16-bit partial sums
+typedef __m256i vpart; // LANES x 2 16-bit partial sums (AVX-VNNI: LANES 32-bit ones)
 typedef __m256i vsum;  // LANES 32-bit sums
 
 INLINE vf vf_zero(void)
@@ -247,15 +252,16 @@ INLINE vpart part_zero(void)
 {
     return _mm256_setzero_si256();
 }
+INLINE vsum sum_zero(void)
+{
+    return _mm256_setzero_si256();
+}
+#ifndef SIMD_AVXVNNI
 INLINE vpart part_add(vpart part, vcode codes, vcode activations)
 {
     part = _mm256_add_epi16(part, _mm256_maddubs_epi16(codes, activations));
     KEEP_ORDER(part);
     return part;
-}
-INLINE vsum sum_zero(void)
-{
-    return _mm256_setzero_si256();
 }
 INLINE vsum sum_add_part(vsum sum, vpart part)
 {
@@ -268,6 +274,7 @@ INLINE vsum sum_add_bytes(vsum sum, vcode codes, vcode activations)
     KEEP_ORDER(sum);
     return sum;
 }
+#endif
 INLINE void prefetch(const void *p)
 {
     _mm_prefetch((const char *)p, _MM_HINT_T0);

@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#ifdef KVASIR_EMULATE_AVX512 // tests on machines without it: the same names on plain vectors
+#ifdef KVASIR_EMULATE // tests on machines without it: the same names on plain vectors
 #include "worker/kern/cpu/avx512_emulation.h"
 #else
 #include <immintrin.h>
