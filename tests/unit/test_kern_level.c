@@ -68,7 +68,7 @@ static void test_kern_level_pack_keeps_values(void **state)
             float expected[512], got[512];
             for (uint32_t r = 0; r < rows; r++) {
                 kern_data_row(&matrix, r, expected);
-                cpu_unpack_row(&packed, levels[l]->byte_offset, r, got);
+                cpu_unpack_row(&packed, levels[l], r, got);
                 float tolerance = kern_data_pack_error(type);
                 for (uint32_t k = 0; k < cols; k++) {
                     if (!(fabsf(got[k] - expected[k]) <= tolerance))
@@ -103,7 +103,7 @@ static void test_kern_level_keeps_every_exponent(void **state)
         struct cpu_input input = {.blocks = &x, .block_count = 1};
         for (uint32_t r = 0; r < ROWS; r++) {
             kern_data_row(&matrix, r, expected);
-            cpu_unpack_row(&packed, levels[l]->byte_offset, r, got);
+            cpu_unpack_row(&packed, levels[l], r, got);
             assert_memory_equal(got, expected, sizeof(got));
             uint32_t tile = r / GROUP_ROWS * (GROUP_ROWS / packed.tile_rows);
             levels[l]->product(&packed, tile, GROUP_ROWS / packed.tile_rows, &input, 0, 1, out);
@@ -239,7 +239,7 @@ static void check_product(const struct cpu_level *level, const struct kern_matri
         uint32_t tiles = packed.tile_count - tile, most = GROUP_ROWS / packed.tile_rows;
         level->product(&packed, tile, tiles < most ? tiles : most, &input, 0, row_count, out);
         for (uint32_t i = 0; i < GROUP_ROWS && tile * packed.tile_rows + i < matrix->rows; i++) {
-            cpu_unpack_row(&packed, level->byte_offset, tile * packed.tile_rows + i, w);
+            cpu_unpack_row(&packed, level, tile * packed.tile_rows + i, w);
             for (uint32_t r = 0; r < row_count; r++) {
                 double sum = 0, bound = 0, largest = 0;
                 for (uint32_t k = 0; k < matrix->cols; k++) {

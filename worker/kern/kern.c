@@ -64,6 +64,12 @@ static bool runs_neon(void)
 {
     return (getauxval(AT_HWCAP) & 1UL << 20) != 0;
 }
+
+/* HWCAP2_I8MM, likewise. */
+static bool runs_neon_i8mm(void)
+{
+    return runs_neon() && (getauxval(AT_HWCAP2) & 1UL << 13) != 0;
+}
 #endif
 
 static const struct level levels[] = { // best first

@@ -20,6 +20,14 @@
  *   fifth bits   1 vector; bit g of a byte belongs to group g
  *   bits 5, 6    2 vectors; vector h: bits 2i, 2i+1 belong to group 4h+i
  *   bytes        8 vectors; vector g is group g; stored as code - 128 + level->byte_offset
+ * A level may want 8 consecutive columns of a row side by side (lane_cols). Then groups 2v and 2v+1 are columns
+ * 8v .. 8v+7 of the first and of the second half of the rows:
+ *
+ *   lanes of 4 columns   group 2v    [row 0: 8v..8v+3 | row 1: 8v..8v+3 | row 2 ... | row 3 ...]
+ *                        group 2v+1  [row 0: 8v+4..+7 | row 1: 8v+4..+7 | row 2 ... | row 3 ...]
+ *   lanes of 8 columns   group 2v    [row 0: 8v..8v+3 | row 0: 8v+4..+7 | row 1 ... | row 1 ...]
+ *                        group 2v+1  [row 2: 8v..8v+3 | row 2: 8v+4..+7 | row 3 ... | row 3 ...]
+ *
  * Scales of a block are vectors of tile_rows: f16 d, then (forms with two) the minimum or the second d; or
  * bytes that are factors of the super-block's d (and minimum): what the files of these types hold.
  * Float forms hold for each column one vector of tile_rows elements and no scales; columns are padded
@@ -196,6 +204,7 @@ struct cpu_level {
     const char *name;
     uint32_t tile_rows;
     uint8_t byte_offset; // 128: bytes of B8 are unsigned codes, 0: signed code - 128
+    uint8_t lane_cols;   // consecutive columns of a row in a vector: 4 or 8
 
     /* out[(r - row_first) * GROUP_ROWS + i] = W[tile_first * tile_rows + i] . x[r], i < tile_count * tile_rows. */
     void (*product)(const struct cpu_packed *weight, uint32_t tile_first, uint32_t tile_count,
@@ -230,7 +239,7 @@ struct cpu_level {
 #elif defined(__x86_64__)
 #define CPU_LEVELS(X) X(avx512, "avx512") X(avx2, "avx2") X(portable, "portable")
 #elif defined(__aarch64__)
-#define CPU_LEVELS(X) X(neon, "neon") X(portable, "portable")
+#define CPU_LEVELS(X) X(neon_i8mm, "neon-i8mm") X(neon, "neon") X(portable, "portable")
 #else
 #define CPU_LEVELS(X) X(portable, "portable")
 #endif
@@ -256,6 +265,6 @@ void cpu_pack(const struct kern_matrix *matrix, const struct cpu_level *level, s
  * rounding changes it, so nobody has to remember a version. */
 uint64_t cpu_pack_layout(const struct cpu_level *level);
 /* One row back to floats. out: (cols) */
-void cpu_unpack_row(const struct cpu_packed *packed, uint8_t byte_offset, uint32_t row, float *out);
+void cpu_unpack_row(const struct cpu_packed *packed, const struct cpu_level *level, uint32_t row, float *out);
 
 #endif

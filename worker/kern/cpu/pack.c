@@ -229,6 +229,26 @@ static void place(enum cpu_form form, const struct codes *codes, uint8_t byte_of
     }
 }
 
+/* The same for lanes of 8 columns (cpu.h): the row's even fours of columns go into the groups of its half of the
+ * tile as if of one row, its odd fours as if of the next. tile: vectors of the block */
+static void place_wide(enum cpu_form form, const struct codes *codes, uint8_t byte_offset, uint32_t tile_rows,
+                       uint32_t r, uint8_t *tile)
+{
+    const size_t vector_bytes = (size_t)tile_rows * 4, half = r / (tile_rows / 2);
+    uint8_t *lanes = tile + (size_t)(r % (tile_rows / 2)) * 8;
+    if (form == FORM_B8) {
+        for (uint32_t j = 0; j < BLOCK_COLS; j++)
+            lanes[(j / 8 * 2 + half) * vector_bytes + j % 8] = (uint8_t)(codes->code[j] - 128 + byte_offset);
+        return;
+    }
+    for (uint32_t odd = 0; odd < 2; odd++) {
+        struct codes part = {0};
+        for (uint32_t j = 0; j < BLOCK_COLS; j += 8)
+            memcpy(part.code + j + half * 4, codes->code + j + (size_t)odd * 4, 4);
+        place(form, &part, byte_offset, vector_bytes, lanes + (size_t)odd * 4);
+    }
+}
+
 /* The inverse of place. */
 static uint8_t pick(enum cpu_form form, const uint8_t *lane, uint8_t byte_offset, size_t vector_bytes,
                     uint32_t j)
@@ -283,8 +303,9 @@ static void pack_float_row(const struct kern_matrix *matrix, const uint8_t *row,
         memcpy(tile + ((size_t)k * tile_rows + r) * width, row + k * width, width);
 }
 
-static void pack_integer_row(const struct kern_matrix *matrix, const uint8_t *row, uint8_t byte_offset,
-                             const struct cpu_packed *packed, uint32_t r, uint8_t *tile)
+static void pack_integer_row(const struct kern_matrix *matrix, const uint8_t *row,
+                             const struct cpu_level *level, const struct cpu_packed *packed, uint32_t r,
+                             uint8_t *tile)
 {
     size_t vector_bytes = (size_t)packed->tile_rows * 4;
     const struct cpu_form_facts facts = cpu_form_facts(packed->form);
@@ -293,7 +314,11 @@ static void pack_integer_row(const struct kern_matrix *matrix, const uint8_t *ro
     for (uint32_t b = 0; b < packed->block_count; b++) {
         struct codes codes;
         read_block(matrix->type, row, b, &codes);
-        place(packed->form, &codes, byte_offset, vector_bytes, tile + b * code_bytes + (size_t)r * 4);
+        if (level->lane_cols == 4)
+            place(packed->form, &codes, level->byte_offset, vector_bytes,
+                  tile + b * code_bytes + (size_t)r * 4);
+        else
+            place_wide(packed->form, &codes, level->byte_offset, packed->tile_rows, r, tile + b * code_bytes);
         uint8_t *super = scales + cpu_super_at(facts, packed->tile_rows, b / SUPER_BLOCKS);
         uint8_t *own = scales + cpu_scales_at(facts, packed->tile_rows, b);
         for (uint32_t s = 0; s < facts.supers && b % SUPER_BLOCKS == 0; s++)
@@ -317,7 +342,7 @@ void cpu_pack(const struct kern_matrix *matrix, const struct cpu_level *level, s
             const uint8_t *row = (const uint8_t *)matrix->data +
                                  (t * (size_t)packed->tile_rows + r) * row_bytes;
             if (form_is_float(packed->form)) pack_float_row(matrix, row, packed->tile_rows, r, tile);
-            else pack_integer_row(matrix, row, level->byte_offset, packed, r, tile);
+            else pack_integer_row(matrix, row, level, packed, r, tile);
         }
     }
 }
@@ -369,7 +394,20 @@ static float code_value(enum cpu_form form, uint8_t code)
     return (float)(code - centres[form]);
 }
 
-void cpu_unpack_row(const struct cpu_packed *packed, uint8_t byte_offset, uint32_t row, float *out)
+/* Where column j of row r is: as if lanes were of 4 columns, this column of the row of this lane. */
+struct spot {
+    size_t lane;
+    uint32_t col;
+};
+
+static struct spot spot_of(const struct cpu_level *level, uint32_t r, uint32_t j)
+{
+    if (level->lane_cols == 4) return (struct spot){r, j};
+    const uint32_t half_rows = level->tile_rows / 2;
+    return (struct spot){r % half_rows * 2 + j / 4 % 2, j / 8 * 8 + r / half_rows * 4 + j % 4};
+}
+
+void cpu_unpack_row(const struct cpu_packed *packed, const struct cpu_level *level, uint32_t row, float *out)
 {
     CHECK(row < packed->rows);
     const uint8_t *tile = packed->data + row / packed->tile_rows * packed->tile_bytes;
@@ -382,12 +420,13 @@ void cpu_unpack_row(const struct cpu_packed *packed, uint8_t byte_offset, uint32
     size_t code_bytes = (size_t)cpu_form_facts(packed->form).code_bytes * packed->tile_rows;
     const uint8_t *scales = tile + code_bytes * packed->block_count;
     for (uint32_t b = 0; b < packed->block_count; b++) {
-        const uint8_t *lane = tile + b * code_bytes + (size_t)r * 4;
         for (uint32_t h = 0; h < 2; h++) {
             float d, minimum;
             unpack_scales(packed, scales, r, b, h, &d, &minimum);
             for (uint32_t j = h * 16; j < h * 16 + 16; j++) {
-                uint8_t code = pick(packed->form, lane, byte_offset, (size_t)packed->tile_rows * 4, j);
+                const struct spot spot = spot_of(level, r, j);
+                uint8_t code = pick(packed->form, tile + b * code_bytes + spot.lane * 4, level->byte_offset,
+                                    (size_t)packed->tile_rows * 4, spot.col);
                 out[b * BLOCK_COLS + j] = d * code_value(packed->form, code) + minimum;
             }
         }

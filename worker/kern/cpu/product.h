@@ -100,6 +100,17 @@ INLINE vcode group_codes(struct kind kind, const uint8_t *codes, int g)
     return kind.table != NULL ? code_lookup(kind.table, nibbles) : nibbles;
 }
 
+#ifdef SIMD_WIDE_LANES
+#include "worker/kern/cpu/product_wide.h"
+#else
+enum { LANE_COLS = 4 };
+
+/* The codes that hold column `col` of a block, in byte col % 4 of each row's 32 bits. */
+INLINE vcode column_codes(struct kind kind, const uint8_t *codes, uint32_t col)
+{
+    return group_codes(kind, codes, (int)col / 4);
+}
+
 /* Integer sums of groups [g_first, g_end) of one block for a cell. */
 INLINE void sum_groups(struct kind kind, int tiles, int rows, int g_first, int g_end,
                        const uint8_t *const *codes, const struct cpu_block *const *x,
@@ -136,6 +147,7 @@ INLINE void sum_groups(struct kind kind, int tiles, int rows, int g_first, int g
         }
     }
 }
+#endif
 
 INLINE const uint16_t *f16_at(const uint8_t *scales)
 {
@@ -229,7 +241,7 @@ INLINE vf column_weights(struct kind kind, const uint8_t *codes, const uint8_t *
                          uint32_t col)
 {
     vf d, minimum;
-    vcode group = group_codes(kind, codes, (int)col / 4);
+    vcode group = column_codes(kind, codes, col);
     read_scales(kind, scales, block, kind.halves == 2 ? (int)col / 16 : 0, &d, &minimum);
     if (kind.product_bits == 8) { // signed bytes are turned to unsigned ones
         vf code = vf_of_sum(code_column(group, col % 4, 128 - BYTE_OFFSET));

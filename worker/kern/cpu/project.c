@@ -290,7 +290,7 @@ static void embed_piece(void *arg, uint32_t piece)
     const struct embed_job *job = arg;
     uint32_t end = (piece + 1) * INPUT_ROWS;
     for (uint32_t r = piece * INPUT_ROWS; r < end && r < job->batch->row_count; r++)
-        cpu_unpack_row(job->table, job->kern->level->byte_offset, job->batch->tokens[r],
+        cpu_unpack_row(job->table, job->kern->level, job->batch->tokens[r],
                        job->x->values + (size_t)r * job->x->cols);
 }
 
