@@ -417,9 +417,33 @@ static void test_kern_level_swiglu_matches_double(void **state)
     }
 }
 
+static void test_kern_level_gated_blocks_are_the_quantized_values(void **state)
+{
+    (void)state;
+    enum { ROWS = 5, STRIDE = 3 };
+    for (size_t l = 0; l < level_count; l++) {
+        float gate[ROWS * GROUP_ROWS], up[ROWS * GROUP_ROWS], values[GROUP_ROWS];
+        struct cpu_block blocks[ROWS * STRIDE], expected;
+        for (int i = 0; i < ROWS * GROUP_ROWS; i++) {
+            gate[i] = i < GROUP_ROWS ? 0 : (float)(i % 37 - 18) * 0.5f; // the first row counts as zero
+            up[i] = (float)(i % 11) - 5.0f;
+        }
+        memset(blocks, 0x5A, sizeof(blocks));
+        levels[l]->swiglu_blocks(gate, up, ROWS, blocks, STRIDE);
+        for (size_t r = 0; r < ROWS; r++) {
+            levels[l]->swiglu(gate + r * GROUP_ROWS, up + r * GROUP_ROWS, GROUP_ROWS, values);
+            levels[l]->quantize(values, 1, &expected);
+            assert_memory_equal(&blocks[r * STRIDE], &expected, sizeof(expected));
+            for (size_t b = 1; b < STRIDE; b++)
+                assert_int_equal(((const uint8_t *)&blocks[r * STRIDE + b])[0], 0x5A);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_kern_level_gated_blocks_are_the_quantized_values),
         cmocka_unit_test(test_kern_level_pack_keeps_values),
         cmocka_unit_test(test_kern_level_keeps_every_exponent),
         cmocka_unit_test(test_kern_level_pack_is_small),

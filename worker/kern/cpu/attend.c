@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "common/base/check.h"
+#include "common/base/limits.h"
 #include "worker/kern/cpu/machine.h"
 
 enum {
@@ -279,6 +280,20 @@ static void attend_part(const struct attend_job *job, struct cpu_attend *attend,
     if (atomic_fetch_sub_explicit(left, 1, memory_order_acq_rel) == 1) merge_tile(job, tile, kv_head);
 }
 
+/* The lines that finish_query will write, which lie a row apart where no hardware prefetch finds them. */
+static void expect_tile(const struct attend_job *job, const struct attend_tile *tile, uint32_t kv_head)
+{
+    const struct kern_rows *out = job->out;
+    if (!out->has_blocks) return;
+    const uint32_t cols = job->group * job->kern->conf.head_dims, blocks = cols / BLOCK_COLS;
+    const struct cpu_block *row =
+        out->blocks + (size_t)tile->row_first * out->block_count + kv_head * (size_t)blocks;
+    for (uint32_t r = 0; r < tile->row_count; r++, row += out->block_count) {
+        for (size_t i = 0; i < blocks * sizeof(*row); i += CACHELINE_BYTES)
+            __builtin_prefetch((const char *)row + i, 1, 2);
+    }
+}
+
 static void attend_piece(void *arg, uint32_t piece)
 {
     const struct attend_job *job = arg;
@@ -294,6 +309,7 @@ static void attend_piece(void *arg, uint32_t piece)
         /* Past the piece's end this is a guess: pieces are handed out in order. */
         if (unit + 1 < unit_count) next = describe(job, unit + 1);
         attend.then = unit + 1 < unit_count ? &next : NULL;
+        expect_tile(job, tile, unit % kv_count);
         if (tile->cut != UNCUT) {
             attend_part(job, &attend, tile, unit % kv_count);
             continue;

@@ -219,6 +219,9 @@ struct cpu_level {
                           struct cpu_outlier *outliers);
     /* out[i] = silu(gate[i]) * up[i]; count is a multiple of 32 */
     void (*swiglu)(const float *gate, const float *up, uint32_t count, float *out);
+    /* The same of (row_count, GROUP_ROWS) values, quantized: one block a row, `out_stride` blocks apart. */
+    void (*swiglu_blocks)(const float *gate, const float *up, uint32_t row_count, struct cpu_block *out,
+                          size_t out_stride);
 
     /* head = (head * cosines + partner(head) * sines) * scale over dims; the partner is the neighbour in a pair
      * (adjacent) or half the dims away. cosines, sines: (dims), the sines signed. */

@@ -11,8 +11,8 @@
     { \
         .name = (level_name), .tile_rows = LANES, .byte_offset = BYTE_OFFSET, .lane_cols = LANE_COLS, \
         .product = product, .norm = norm_row, .quantize = quantize_row, .quantize_fine = quantize_fine_row, \
-        .swiglu = swiglu, .rotate = rotate, .to_f16 = to_f16, .attend = attend, .merge = merge, \
-        .divide = divide, \
+        .swiglu = swiglu, .swiglu_blocks = swiglu_blocks, .rotate = rotate, .to_f16 = to_f16, \
+        .attend = attend, .merge = merge, .divide = divide, \
     }
 
 #endif

@@ -134,6 +134,18 @@ static void swiglu(const float *gate, const float *up, uint32_t count, float *ou
     }
 }
 
+/* Rows follow each other in one loop, so that the chains of some of them run at the same time. */
+static void swiglu_blocks(const float *gate, const float *up, uint32_t row_count, struct cpu_block *out,
+                          size_t out_stride)
+{
+    _Static_assert(GROUP_ROWS == BLOCK_COLS, "a group of outputs is a block of inputs");
+    for (uint32_t r = 0; r < row_count; r++, gate += GROUP_ROWS, up += GROUP_ROWS) {
+        _Alignas(64) float values[GROUP_ROWS];
+        swiglu(gate, up, GROUP_ROWS, values);
+        quantize_block(values, largest_of(values), &out[r * out_stride]);
+    }
+}
+
 static void rotate(float *head, uint32_t dims, bool adjacent, const float *cosines, const float *sines)
 {
     uint32_t half = dims / 2;
