@@ -286,8 +286,8 @@ static void expect_tile(const struct attend_job *job, const struct attend_tile *
     const struct kern_rows *out = job->out;
     if (!out->has_blocks) return;
     const uint32_t cols = job->group * job->kern->conf.head_dims, blocks = cols / BLOCK_COLS;
-    const struct cpu_block *row =
-        out->blocks + (size_t)tile->row_first * out->block_count + kv_head * (size_t)blocks;
+    const struct cpu_block *row = out->blocks + (size_t)tile->row_first * out->block_count +
+                                  kv_head * (size_t)blocks;
     for (uint32_t r = 0; r < tile->row_count; r++, row += out->block_count) {
         for (size_t i = 0; i < blocks * sizeof(*row); i += CACHELINE_BYTES)
             __builtin_prefetch((const char *)row + i, 1, 2);

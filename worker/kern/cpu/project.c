@@ -282,8 +282,8 @@ static void finish_gate_up(const struct project_job *job, uint32_t group, uint32
     add_bias(job->bias != NULL ? job->bias + col : NULL, width, row_count, gate);
     add_bias(job->up_bias != NULL ? job->up_bias + col : NULL, width, row_count, up);
     if (out->has_blocks)
-        level->swiglu_blocks(gate, up, row_count,
-                             out->blocks + (size_t)row_first * out->block_count + group, out->block_count);
+        level->swiglu_blocks(gate, up, row_count, out->blocks + (size_t)row_first * out->block_count + group,
+                             out->block_count);
     for (uint32_t r = 0; out->has_values && r < row_count; r++) {
         float *sum = gate + (size_t)r * GROUP_ROWS;
         level->swiglu(sum, up + (size_t)r * GROUP_ROWS, GROUP_ROWS, sum);
