@@ -2,13 +2,14 @@
 /* attend - the speed of attention alone, on pages that lie in memory as a server's do.
  *
  *   attend [--level NAME] [--threads N] [--rounds N] [--heads N] [--heads-kv N] [--dims N] [--layers N]
- *          [--context N] [--seqs N] [--rows N] [--kv f16|bf16|q8|q4] [--huge] [--cpu]
+ *          [--context N] [--seqs N] [--rows N] [--kv f16|bf16|q8|q4] [--window N] [--softcap N] [--sinks]
+ *          [--huge] [--cpu]
  *
  * A round attends once in every layer: --rows new rows of each of --seqs sequences that end at --context. Pages
  * are dealt out in a random order. Prints one line of CSV: microseconds of a round (median, best), GB/s of
- * pages read (each key and value once a round), GMAC/s of the products that causality asks for, and a hash of the
- * results, which two builds with the same order of sums share. --huge asks for huge pages; --cpu counts the
- * process's CPU time instead of the clock. */
+ * pages read (each key and value once a round), GMAC/s of the products that causality asks for - both as if there
+ * was no --window -, and a hash of the results, which two builds with the same order of sums share. --huge asks
+ * for huge pages; --cpu counts the process's CPU time instead of the clock. */
 #define _GNU_SOURCE
 #include <math.h>
 #include <stdlib.h>
@@ -28,7 +29,8 @@ enum { ROUNDS_MAX = 1001, DIMS_MAX = 256 };
 struct options {
     const char *level;
     uint32_t threads, rounds, heads, heads_kv, dims, layers, context, seqs, rows, kv_type;
-    bool huge, cpu;
+    uint32_t window, softcap;
+    bool sinks, huge, cpu;
 };
 
 struct rig {
@@ -36,6 +38,7 @@ struct rig {
     const struct kern_ops *ops;
     struct kern_conf conf;
     struct kern *kern;
+    struct kern_attend_options attend;
     struct kern_rows *qkv, *out;
     struct kern_weight *table; // rows to start from: attend rotates its own in place
     uint32_t *tokens;          // (seqs * rows)
@@ -108,6 +111,14 @@ static void open_rig(struct rig *rig)
     uint32_t cols = o->dims * (o->heads + 2 * o->heads_kv);
     if (rig->ops->rows_new(rig->kern, rows, cols, &rig->qkv, &err) < 0) stop(&err);
     if (rig->ops->rows_new(rig->kern, rows, o->dims * o->heads, &rig->out, &err) < 0) stop(&err);
+    rig->attend = (struct kern_attend_options){.window = o->window, .softcap = (float)o->softcap};
+    if (!o->sinks) return;
+    float *logits = calloc(o->heads, sizeof(*logits));
+    struct kern_vector *sinks;
+    CHECK(logits != NULL);
+    if (rig->ops->vector_new(rig->kern, logits, o->heads, &sinks, &err) < 0) stop(&err);
+    rig->attend.sinks = sinks;
+    free(logits);
 }
 
 static void deal(struct rig *rig)
@@ -153,7 +164,7 @@ static void measure(struct rig *rig)
         for (uint32_t layer = 0; layer < o->layers; layer++) {
             struct timespec a, b;
             clock_gettime(o->cpu ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &a);
-            rig->ops->attend(rig->kern, layer, rig->qkv, &rig->batch, rig->out);
+            rig->ops->attend(rig->kern, layer, &rig->attend, rig->qkv, &rig->batch, rig->out);
             clock_gettime(o->cpu ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &b);
             time += (double)(b.tv_sec - a.tv_sec) + (double)(b.tv_nsec - a.tv_nsec) * 1e-9;
             if (round == 0)
@@ -176,7 +187,7 @@ static int usage(void)
 {
     fprintf(stderr, "usage: attend [--level NAME] [--threads N] [--rounds N] [--heads N] [--heads-kv N] "
                     "[--dims N] [--layers N] [--context N] [--seqs N] [--rows N] [--kv f16|bf16|q8|q4] "
-                    "[--huge] [--cpu]\n");
+                    "[--window N] [--softcap N] [--sinks] [--huge] [--cpu]\n");
     return 64;
 }
 
@@ -206,13 +217,15 @@ static bool parse(int argc, char **argv, struct options *ret)
     const struct {
         const char *name;
         uint32_t *value;
-    } numbers[] = {{"--threads", &o.threads},   {"--rounds", &o.rounds}, {"--heads", &o.heads},
-                   {"--heads-kv", &o.heads_kv}, {"--dims", &o.dims},     {"--layers", &o.layers},
-                   {"--context", &o.context},   {"--seqs", &o.seqs},     {"--rows", &o.rows}};
+    } numbers[] = {{"--threads", &o.threads},   {"--rounds", &o.rounds},  {"--heads", &o.heads},
+                   {"--heads-kv", &o.heads_kv}, {"--dims", &o.dims},      {"--layers", &o.layers},
+                   {"--context", &o.context},   {"--seqs", &o.seqs},      {"--rows", &o.rows},
+                   {"--window", &o.window},     {"--softcap", &o.softcap}};
     for (int i = 1; i < argc; i++) {
         bool has_value = i + 1 < argc, found = true;
         if (strcmp(argv[i], "--huge") == 0) o.huge = true;
         else if (strcmp(argv[i], "--cpu") == 0) o.cpu = true;
+        else if (strcmp(argv[i], "--sinks") == 0) o.sinks = true;
         else if (strcmp(argv[i], "--level") == 0 && has_value) o.level = argv[++i];
         else if (strcmp(argv[i], "--kv") == 0 && has_value) found = parse_kv(argv[++i], &o.kv_type);
         else found = false;

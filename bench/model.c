@@ -80,11 +80,11 @@ static void timed_norm_project(struct kern *kern, const struct kern_rows *x, con
     op_seconds[OP_QKV] += now() - start;
 }
 
-static void timed_attend(struct kern *kern, uint32_t layer, struct kern_rows *qkv,
-                         const struct kern_batch *batch, struct kern_rows *out)
+static void timed_attend(struct kern *kern, uint32_t layer, const struct kern_attend_options *options,
+                         struct kern_rows *qkv, const struct kern_batch *batch, struct kern_rows *out)
 {
     double start = now();
-    timed_ops->attend(kern, layer, qkv, batch, out);
+    timed_ops->attend(kern, layer, options, qkv, batch, out);
     op_seconds[OP_ATTEND] += now() - start;
 }
 

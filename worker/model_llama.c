@@ -98,7 +98,7 @@ static void llama_forward(struct model *model, const struct kern_batch *batch, c
         const struct model_layer *layer = &model->layers[il];
         ops->norm_project(kern, model->x, layer->attention_norm, layer->qkv, layer->qkv_bias, rows,
                           model->qkv);
-        ops->attend(kern, il, model->qkv, batch, model->attention);
+        ops->attend(kern, il, NULL, model->qkv, batch, model->attention);
         ops->project_add(kern, model->attention, layer->attention_out, layer->attention_out_bias, rows,
                          model->x);
         ops->norm_gate_up(kern, model->x, layer->ffn_norm, layer->gate_up, layer->gate_bias, layer->up_bias,

@@ -440,6 +440,46 @@ static void test_kern_level_gated_blocks_are_the_quantized_values(void **state)
     }
 }
 
+/* Scores of one visible key come out as the maximum of its state, to the base 2. tanh within 1e-6, four roundings. */
+static void test_kern_level_softcap_matches_double(void **state)
+{
+    (void)state;
+    enum { DIMS = 16, TOKENS = 16 };
+    static const float caps[] = {0.5f, 1.0f, 30.0f, 50.0f, 1000.0f};
+    uint16_t page[2 * DIMS * TOKENS] = {0}; // K (DIMS, TOKENS), V
+    static const uint32_t pages[] = {0};
+    page[0] = half_f16_of_f32(1.0f);
+    for (size_t l = 0; l < level_count; l++) {
+        for (size_t c = 0; c < COUNT_OF(caps); c++) {
+            float queries[QUERIES_MAX][DIMS] = {{0}}, values[QUERIES_MAX * DIMS];
+            struct cpu_softmax states[QUERIES_MAX];
+            for (int i = 0; i < QUERIES_MAX; i++) // both signs, 1e-5 to 4e4
+                queries[i][0] = (i % 2 == 0 ? 1e-5f : -1e-5f) * powf(2.5f, (float)(i / 2));
+            struct cpu_attend piece = {.queries = queries[0],
+                                       .query_stride = (size_t)QUERIES_MAX * DIMS,
+                                       .row_count = 1,
+                                       .group = QUERIES_MAX,
+                                       .head_dims = DIMS,
+                                       .softcap = caps[c],
+                                       .key_end = 1,
+                                       .pages = pages,
+                                       .payload = (const uint8_t *)page,
+                                       .page_bytes = sizeof(page),
+                                       .page_tokens = TOKENS,
+                                       .kv_type = KERN_KV_F16};
+            levels[l]->attend(&piece, states, values);
+            for (int i = 0; i < QUERIES_MAX; i++) {
+                double score = (double)queries[i][0] * log(2), cap = (double)caps[c]; // given times log2(e)
+                double expected = cap * tanh(score / cap) / log(2);
+                if (!(fabs((double)states[i].max - expected) <= 1.3e-6 * fabs(expected)))
+                    fail_msg("%s cap %g score %g: %.9g, not %.9g", levels[l]->name, cap, score,
+                             (double)states[i].max, expected);
+                assert_true(states[i].sum == 1);
+            }
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -453,6 +493,7 @@ int main(void)
         cmocka_unit_test(test_kern_level_product_never_saturates),
         cmocka_unit_test(test_kern_level_norm_matches_double),
         cmocka_unit_test(test_kern_level_swiglu_matches_double),
+        cmocka_unit_test(test_kern_level_softcap_matches_double),
     };
     find_levels();
     CHECK(level_count > 0);

@@ -117,6 +117,16 @@ struct kern_conf {
     struct kern_store store; // {NULL}: none
 };
 
+/* What a layer's attention has besides the plain form; all zero: nothing. Scores are natural logits, after
+ * attention_scale. */
+struct kern_attend_options {
+    uint32_t window; // the query at position p sees keys p - window + 1 .. p; 0: all up to p
+    float softcap;   // > 0: a score s counts as softcap * tanh(s / softcap), as in Gemma 2; 0: as it is
+    /* (head_count) One more logit a query head, which takes its share of the softmax and gives no value, as in
+     * gpt-oss; NULL: none. */
+    const struct kern_vector *sinks;
+};
+
 enum kern_pack {
     KERN_CONCAT,  // outputs of the parts one after the other (q, k, v)
     KERN_GATE_UP, // two parts of equal shape, used together by norm_gate_up
@@ -152,9 +162,10 @@ struct kern_ops {
                          const struct kern_weight *weight, const struct kern_vector *bias, uint32_t row_count,
                          struct kern_rows *out);
     /* qkv rows are q (head_count * head_dims), k, v (head_count_kv * head_dims each). Rotates q and k, writes
-     * k and v of every row into its page, then out = causal attention of each row over its sequence. */
-    void (*attend)(struct kern *kern, uint32_t layer, struct kern_rows *qkv, const struct kern_batch *batch,
-                   struct kern_rows *out);
+     * k and v of every row into its page, then out = causal attention of each row over its sequence. options: NULL
+     * for none. A page all of whose keys lie before the windows of all rows is not read, nor need its index be valid. */
+    void (*attend)(struct kern *kern, uint32_t layer, const struct kern_attend_options *options,
+                   struct kern_rows *qkv, const struct kern_batch *batch, struct kern_rows *out);
     /* x += W . in + bias */
     void (*project_add)(struct kern *kern, const struct kern_rows *in, const struct kern_weight *weight,
                         const struct kern_vector *bias, uint32_t row_count, struct kern_rows *x);

@@ -20,13 +20,14 @@ enum {
     SPAN_KEYS_MIN = 2 * KEY_BLOCK, // shorter is not worth the merging
     QUERY_COST = 8,                // reading keys costs about as much as this many queries on them
     PARTIALS_BYTES = 64 << 20,     // bound on what cut tiles leave; beyond it tiles stay whole
+    KEY_ALIGN = 16, // of the first key that is read: pages and chunks of the kernels are multiples
     UNCUT = -1,
 };
 
 struct attend_tile {
     uint32_t seq, row_first, row_count;
-    uint32_t key_end;
-    int32_t cut;     // which of the cut tiles, or UNCUT
+    uint32_t key_first, key_end; // what its rows see; the first rounded down to KEY_ALIGN
+    int32_t cut;                 // which of the cut tiles, or UNCUT
     size_t partials; // a cut tile's first float in plan->partials: (kv heads, blocks, see partial_of)
 };
 
@@ -51,6 +52,7 @@ struct attend_job {
     struct kern *kern;
     const struct kern_batch *batch;
     struct kern_rows *qkv, *out;
+    struct kern_attend_options options;
     uint32_t layer;
     uint32_t group; // query heads of a KV head
 };
@@ -62,7 +64,7 @@ int machine_attend_init(struct kern *kern, struct err *err)
     const size_t heads = conf->head_count_kv;
     struct attend_plan *plan;
     void *memory, *tiles, *spans, *pieces, *left, *partials;
-    size_t rows = conf->rows_max, spans_max = rows + share, pieces_max = share + 1;
+    size_t rows = conf->rows_max, spans_max = rows + 2 * share, pieces_max = share + 1;
     int r = machine_memory(kern, sizeof(*plan), &memory, err);
     if (r >= 0) r = machine_memory(kern, rows * sizeof(*plan->tiles), &tiles, err);
     if (r >= 0) r = machine_memory(kern, spans_max * sizeof(*plan->spans), &spans, err);
@@ -84,6 +86,14 @@ int machine_attend_init(struct kern *kern, struct err *err)
 }
 
 /* ---- the plan */
+
+/* The first key to be read for queries from `position` on. */
+static uint32_t first_key(const struct attend_job *job, uint32_t position)
+{
+    const uint32_t window = job->options.window;
+    if (window == 0 || position < window) return 0;
+    return (position - window + 1) / KEY_ALIGN * KEY_ALIGN;
+}
 
 static uint32_t query_count(const struct attend_job *job, const struct attend_tile *tile)
 {
@@ -113,9 +123,10 @@ static uint64_t plan_tiles(const struct attend_job *job, struct attend_plan *pla
             *tile = (struct attend_tile){.seq = s,
                                          .row_first = seq->row_first + r,
                                          .row_count = rows,
+                                         .key_first = first_key(job, seq->pos_first + r),
                                          .key_end = seq->pos_first + r + rows,
                                          .cut = UNCUT};
-            cost += cost_of(job, tile, tile->key_end) * job->kern->conf.head_count_kv;
+            cost += cost_of(job, tile, tile->key_end - tile->key_first) * job->kern->conf.head_count_kv;
         }
     }
     return cost;
@@ -127,9 +138,15 @@ static size_t block_floats(const struct attend_job *job, const struct attend_til
     return (size_t)query_count(job, tile) * (2 + job->kern->conf.head_dims);
 }
 
-static size_t blocks_of(uint32_t keys)
+/* Blocks that the keys [key_first, key_end) lie in. */
+static size_t blocks_between(uint32_t key_first, uint32_t key_end)
 {
-    return (keys + KEY_BLOCK - 1) / KEY_BLOCK;
+    return (key_end + KEY_BLOCK - 1) / KEY_BLOCK - key_first / KEY_BLOCK;
+}
+
+static size_t blocks_of(const struct attend_tile *tile)
+{
+    return blocks_between(tile->key_first, tile->key_end);
 }
 
 static void add_span(struct attend_plan *plan, uint32_t tile, uint32_t key_first, uint32_t key_end)
@@ -143,20 +160,22 @@ static void cut_tile(const struct attend_job *job, struct attend_plan *plan, uin
 {
     struct attend_tile *tile = &plan->tiles[t];
     const uint32_t kv_count = job->kern->conf.head_count_kv;
-    const size_t floats = kv_count * blocks_of(tile->key_end) * block_floats(job, tile);
+    const size_t floats = kv_count * blocks_of(tile) * block_floats(job, tile);
     const size_t floats_max = PARTIALS_BYTES / sizeof(float);
     const uint64_t blocks = share / cost_of(job, tile, KEY_BLOCK) + 1;
-    uint32_t keys = tile->key_end;
-    if (blocks < blocks_of(keys)) keys = (uint32_t)blocks * KEY_BLOCK;
+    const uint32_t base = tile->key_first / KEY_BLOCK * KEY_BLOCK; // spans are cut at blocks
+    uint32_t keys = tile->key_end - base;
+    if (blocks < blocks_of(tile)) keys = (uint32_t)blocks * KEY_BLOCK;
     if (keys < SPAN_KEYS_MIN) keys = SPAN_KEYS_MIN;
-    if (team_threads(job->kern->team) == 1 || keys >= tile->key_end || plan->cut_count == plan->cuts_max ||
-        floats > floats_max - plan->partial_floats) {
-        add_span(plan, t, 0, tile->key_end);
+    if (team_threads(job->kern->team) == 1 || keys >= tile->key_end - tile->key_first ||
+        plan->cut_count == plan->cuts_max || floats > floats_max - plan->partial_floats) {
+        add_span(plan, t, tile->key_first, tile->key_end);
         return;
     }
     uint32_t spans = 0;
-    for (uint32_t key = 0; key < tile->key_end; key += keys, spans++)
-        add_span(plan, t, key, tile->key_end - key < keys ? tile->key_end : key + keys);
+    for (uint32_t key = base; key < tile->key_end; key += keys, spans++)
+        add_span(plan, t, key > tile->key_first ? key : tile->key_first,
+                 tile->key_end - key < keys ? tile->key_end : key + keys);
     tile->cut = (int32_t)plan->cut_count++;
     tile->partials = plan->partial_floats;
     plan->partial_floats += floats;
@@ -205,6 +224,8 @@ static struct cpu_attend describe(const struct attend_job *job, uint32_t unit)
         .group = job->group,
         .head_dims = conf->head_dims,
         .pos_first = seq->pos_first + (tile->row_first - seq->row_first),
+        .window = job->options.window,
+        .softcap = job->options.softcap,
         .key_first = span->key_first,
         .key_end = span->key_end,
         .pages = seq->pages,
@@ -215,10 +236,12 @@ static struct cpu_attend describe(const struct attend_job *job, uint32_t unit)
     };
 }
 
-/* Query i of a tile is done: values / sum to the output row, in the shapes its reader wants. */
+/* Query i of a tile is done: its sink, then values / sum to the output row, in the shapes its reader wants. A sink is
+ * the last key, with a value of zeros. */
 static void finish_query(const struct attend_job *job, const struct attend_tile *tile, uint32_t kv_head,
-                         uint32_t i, const struct cpu_softmax *state, const float *values)
+                         uint32_t i, struct cpu_softmax *state, float *values)
 {
+    static const float zeros[HEAD_DIMS_MAX];
     struct kern *kern = job->kern;
     struct kern_rows *out = job->out;
     uint32_t dims = kern->conf.head_dims;
@@ -226,6 +249,10 @@ static void finish_query(const struct attend_job *job, const struct attend_tile 
     uint32_t col = (kv_head * job->group + i % job->group) * dims;
     float head[HEAD_DIMS_MAX];
     float *to = out->has_values ? out->values + (size_t)row * out->cols + col : head;
+    if (job->options.sinks != NULL) {
+        float sink = job->options.sinks->values[kv_head * job->group + i % job->group];
+        kern->level->merge(state, values, &(struct cpu_softmax){.max = sink * LOG2_E, .sum = 1}, zeros, dims);
+    }
     kern->level->divide(values, state->sum, dims, to);
     if (kern->conf.cache.kv_type == KERN_KV_Q4) machine_turn(to, dims);
     if (out->has_blocks)
@@ -237,7 +264,7 @@ static void finish_query(const struct attend_job *job, const struct attend_tile 
 static struct cpu_softmax *partial_of(const struct attend_job *job, const struct attend_tile *tile,
                                       uint32_t kv_head, size_t block)
 {
-    size_t index = kv_head * blocks_of(tile->key_end) + block;
+    size_t index = kv_head * blocks_of(tile) + block;
     float *partial = job->kern->plan->partials + tile->partials + index * block_floats(job, tile);
     return (struct cpu_softmax *)(void *)partial;
 }
@@ -247,7 +274,7 @@ static void merge_tile(const struct attend_job *job, const struct attend_tile *t
     const uint32_t queries = query_count(job, tile), dims = job->kern->conf.head_dims;
     struct cpu_softmax *states = partial_of(job, tile, kv_head, 0);
     float *values = (float *)(void *)(states + queries);
-    for (size_t b = 1; b < blocks_of(tile->key_end); b++) {
+    for (size_t b = 1; b < blocks_of(tile); b++) {
         const struct cpu_softmax *more = partial_of(job, tile, kv_head, b);
         const float *more_values = (const float *)(const void *)(more + queries);
         for (uint32_t i = 0; i < queries; i++)
@@ -266,15 +293,16 @@ static void attend_part(const struct attend_job *job, struct cpu_attend *attend,
     const struct cpu_attend *then = attend->then;
     const uint32_t key_end = attend->key_end;
     while (attend->key_first < key_end) {
-        struct cpu_softmax *states = partial_of(job, tile, kv_head, attend->key_first / KEY_BLOCK);
+        size_t block = blocks_between(tile->key_first, attend->key_first + 1) - 1;
+        struct cpu_softmax *states = partial_of(job, tile, kv_head, block);
         struct cpu_attend rest = *attend;
-        rest.key_first += KEY_BLOCK;
+        rest.key_first = (attend->key_first / KEY_BLOCK + 1) * KEY_BLOCK;
         rest.key_end = key_end;
         bool last = rest.key_first >= key_end;
         attend->key_end = last ? key_end : rest.key_first;
         attend->then = last ? then : &rest;
         job->kern->level->attend(attend, states, (float *)(void *)(states + query_count(job, tile)));
-        attend->key_first += KEY_BLOCK;
+        attend->key_first = rest.key_first;
     }
     _Atomic uint32_t *left = &plan->left[(uint32_t)tile->cut * job->kern->conf.head_count_kv + kv_head];
     if (atomic_fetch_sub_explicit(left, 1, memory_order_acq_rel) == 1) merge_tile(job, tile, kv_head);
@@ -320,10 +348,14 @@ static void attend_piece(void *arg, uint32_t piece)
     }
 }
 
-void machine_attend(struct kern *kern, uint32_t layer, struct kern_rows *qkv, const struct kern_batch *batch,
-                    struct kern_rows *out)
+void machine_attend(struct kern *kern, uint32_t layer, const struct kern_attend_options *options,
+                    struct kern_rows *qkv, const struct kern_batch *batch, struct kern_rows *out)
 {
     const struct kern_conf *conf = &kern->conf;
+    const struct kern_attend_options plain = {0};
+    if (options == NULL) options = &plain;
+    CHECK(options->softcap >= 0);
+    if (options->sinks != NULL) CHECK(options->sinks->count == conf->head_count);
     CHECK(layer < conf->cache.layer_count);
     CHECK(qkv->has_values && qkv->cols == (conf->head_count + 2 * conf->head_count_kv) * conf->head_dims);
     CHECK(out->cols == conf->head_count * conf->head_dims);
@@ -334,6 +366,7 @@ void machine_attend(struct kern *kern, uint32_t layer, struct kern_rows *qkv, co
                              .batch = batch,
                              .qkv = qkv,
                              .out = out,
+                             .options = *options,
                              .layer = layer,
                              .group = conf->head_count / conf->head_count_kv};
     out->has_blocks = conf->head_dims % BLOCK_COLS == 0;

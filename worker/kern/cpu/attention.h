@@ -11,7 +11,9 @@
  * 4. Types with a scale a token: the products run over codes. The scale of K (and the minimum, times the sum of the
  *    query) goes into the score, that of V into the weight; minimums of V add up to one number for all
  *    dimensions, where the sums of values start.
- * 5. K and V are converted as they are read, by every tile of queries anew: that hides behind the multiply-adds,
+ * 5. A row's window begins inside a block: keys before it get weight 0 as well. Blocks before the window of the
+ *    first row are not read, nor the first chunks of its block; the lanes and the order of all sums stay.
+ * 6. K and V are converted as they are read, by every tile of queries anew: that hides behind the multiply-adds,
  *    and a block of pages is half as large as it would be in f32. */
 #ifndef KVASIR_KERN_CPU_ATTENTION_H
 #define KVASIR_KERN_CPU_ATTENTION_H
@@ -162,7 +164,53 @@ static struct cpu_softmax softmax_block(float *scores, uint32_t visible, uint32_
     return (struct cpu_softmax){.max = max, .sum = vf_reduce_add(sum)};
 }
 
-/* Keys of a block that query i sees. */
+/* softmax_block where keys below `first` are not seen either. Every vector is masked: windows cut few blocks. */
+static struct cpu_softmax softmax_window(float *scores, uint32_t first, uint32_t visible, uint32_t width)
+{
+    const uint32_t start = first / LANES * LANES;
+    const vf lowest = vf_set1(-INFINITY), zero = vf_zero();
+    vf most = lowest, sum = zero;
+    uint32_t k = 0;
+    for (; k < start && k < width; k += LANES) vf_store(scores + k, zero);
+    for (k = start; k < visible; k += LANES) {
+        vf score = vf_first((int)(visible - k), vf_load(scores + k), lowest);
+        score = vf_first(first > k ? (int)(first - k) : 0, lowest, score);
+        vf_store(scores + k, score);
+        most = vf_max(most, score);
+    }
+    const float max = vf_reduce_max(most);
+    const vf base = vf_set1(max);
+    for (k = start; k < visible; k += LANES) {
+        vf e = vf_first((int)(visible - k), vf_exp2(vf_sub(vf_load(scores + k), base)), zero);
+        e = vf_first(first > k ? (int)(first - k) : 0, zero, e);
+        sum = vf_add(sum, e);
+        vf_store(scores + k, e);
+    }
+    for (; k < width; k += LANES) vf_store(scores + k, zero);
+    return (struct cpu_softmax){.max = max, .sum = vf_reduce_add(sum)};
+}
+
+/* Scores s become cap * tanh(s / cap), both times log2(e). */
+INLINE void cap_scores(float *scores, uint32_t visible, float cap)
+{
+    const vf inward = vf_set1(2.0f / cap), outward = vf_set1(cap * LOG2_E);
+    for (uint32_t k = 0; k < visible; k += LANES)
+        vf_store(scores + k, vf_mul(vf_tanh2(vf_mul(vf_load(scores + k), inward)), outward));
+}
+
+/* softmax_block of query i where p has options. */
+static __attribute__((noinline)) struct cpu_softmax softmax_options(const struct cpu_attend *p, uint32_t i,
+                                                                    uint32_t key_first, float *scores,
+                                                                    uint32_t visible, uint32_t width)
+{
+    const uint32_t end = p->pos_first + i / p->group + 1; // of the keys that it sees
+    if (p->softcap > 0) cap_scores(scores, visible, p->softcap);
+    if (p->window == 0 || end <= p->window || end - p->window <= key_first)
+        return softmax_block(scores, visible, width);
+    return softmax_window(scores, end - p->window - key_first, visible, width);
+}
+
+/* Keys of a block that query i sees, those before its window included. */
 INLINE uint32_t visible_to(const struct cpu_attend *p, uint32_t i, uint32_t key_first, uint32_t key_count)
 {
     uint32_t end = p->pos_first + i / p->group + 1;
@@ -175,6 +223,22 @@ INLINE uint32_t tile_rows(uint32_t left)
 {
     uint32_t tiles = (left + GEMM_ROWS - 1) / GEMM_ROWS;
     return (left + tiles - 1) / tiles;
+}
+
+/* Scores of a block become weights, for all queries of the piece. */
+INLINE void weigh_block(const struct cpu_attend *p, enum kern_kv type, uint32_t key_first, uint32_t key_count,
+                        struct attend_scratch *s, struct cpu_softmax *states)
+{
+    const bool plain = p->window == 0 && p->softcap == 0;
+    const uint32_t query_count = p->row_count * p->group, width = (key_count + CHUNK - 1) / CHUNK * CHUNK;
+    for (uint32_t i = 0; i < query_count; i++) {
+        float *scores = s->scores + (size_t)i * KEY_BLOCK;
+        uint32_t visible = visible_to(p, i, key_first, key_count);
+        if (has_factors(type)) scale_scores(type, scores, visible, &s->of_keys, s->query_sums[i]);
+        states[i] = plain ? softmax_block(scores, visible, width)
+                          : softmax_options(p, i, key_first, scores, visible, width);
+        if (has_factors(type)) s->starts[i] = scale_weights(type, scores, visible, &s->of_values);
+    }
 }
 
 /* One block of keys for all queries of the piece. states, values: of this block alone. */
@@ -202,13 +266,7 @@ INLINE void attend_block(const struct cpu_attend *p, enum kern_kv type, uint32_t
                       s->scores + (size_t)i * KEY_BLOCK);
         }
     }
-    for (uint32_t i = 0; i < query_count; i++) {
-        float *scores = s->scores + (size_t)i * KEY_BLOCK;
-        uint32_t visible = visible_to(p, i, key_first, key_count);
-        if (has_factors(type)) scale_scores(type, scores, visible, &s->of_keys, s->query_sums[i]);
-        states[i] = softmax_block(scores, visible, chunks * CHUNK);
-        if (has_factors(type)) s->starts[i] = scale_weights(type, scores, visible, &s->of_values);
-    }
+    weigh_block(p, type, key_first, key_count, s, states);
     const uint32_t dim_step = query_count > GEMM_ROWS ? CHUNKS_MANY : dim_chunks;
     for (uint32_t c = 0; c < dim_chunks; c += dim_step) {
         uint32_t end = dim_chunks - c < dim_step ? dim_chunks : c + dim_step;
@@ -254,8 +312,9 @@ INLINE void attend_type(const struct cpu_attend *p, enum kern_kv type, struct cp
         }
         s.query_sums[i] = type == KERN_KV_Q4 ? vf_reduce_add(sum) : 0;
     }
-    for (uint32_t first = p->key_first; first < p->key_end; first += KEY_BLOCK) {
-        uint32_t count = p->key_end - first < KEY_BLOCK ? p->key_end - first : KEY_BLOCK;
+    for (uint32_t first = p->key_first, count; first < p->key_end; first += count) {
+        count = KEY_BLOCK - first % KEY_BLOCK;
+        if (p->key_end - first < count) count = p->key_end - first;
         if (first == p->key_first) {
             attend_block(p, type, first, count, &s, states, values);
             continue;
@@ -291,7 +350,7 @@ static void attend(const struct cpu_attend *p, struct cpu_softmax *states, float
 {
     CHECK(p->row_count * p->group <= QUERIES_MAX);
     CHECK(p->head_dims <= HEAD_DIMS_MAX && p->head_dims % CHUNK == 0);
-    CHECK(p->page_tokens % CHUNK == 0 && p->key_first % KEY_BLOCK == 0 && p->key_first < p->key_end);
+    CHECK(p->page_tokens % CHUNK == 0 && p->key_first % CHUNK == 0 && p->key_first < p->key_end);
     switch (p->kv_type) {
     case KERN_KV_BF16: attend_bf16(p, states, values); break;
     case KERN_KV_Q8: attend_q8(p, states, values); break;

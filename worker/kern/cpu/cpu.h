@@ -92,6 +92,8 @@ enum {
     HEAD_DIMS_MAX = 256,
 };
 
+#define LOG2_E 1.44269504088896340736f
+
 struct cpu_form_facts { // of a row; all 0 but code_bytes: a float form
     uint32_t code_bytes;
     uint32_t halves, bytes; // scales of a block
@@ -178,13 +180,16 @@ struct cpu_input {
 };
 
 /* One attention piece: row_count * group query rows of one sequence and KV head over keys
- * [key_first, key_end), key_first a multiple of KEY_BLOCK. Query i is row i / group, head i % group. */
+ * [key_first, key_end), in blocks that end at multiples of KEY_BLOCK; key_first is one of 16. Query i is row
+ * i / group, head i % group. */
 struct cpu_attend {
     const float *
         queries; // rotated, times the scale of attention and log2(e); row r, head h at r * query_stride + h * head_dims
     size_t query_stride;
     uint32_t row_count, group, head_dims;
-    uint32_t pos_first; // position of row 0; row r sees keys 0 .. pos_first + r
+    uint32_t pos_first; // position of row 0; row r sees keys up to pos_first + r
+    uint32_t window;    // as many of them; 0: all
+    float softcap;      // as in kern_attend_options
     uint32_t key_first, key_end;
     const uint32_t *pages;
     const uint8_t *payload; // of page 0, this layer and KV head; see kern_cache

@@ -12,7 +12,6 @@ enum {
     LINE_BYTES = 64,
 };
 
-#define LOG2_E 1.44269504088896340736f
 #define HALF_MAX 65504.0f
 #define Q4_RANGE 0.92f // of the range of a vector is covered by codes
 

@@ -97,7 +97,7 @@ void machine_turn(float *x, uint32_t dims);
 
 /* attend.c */
 int machine_attend_init(struct kern *kern, struct err *err);
-void machine_attend(struct kern *kern, uint32_t layer, struct kern_rows *qkv, const struct kern_batch *batch,
-                    struct kern_rows *out);
+void machine_attend(struct kern *kern, uint32_t layer, const struct kern_attend_options *options,
+                    struct kern_rows *qkv, const struct kern_batch *batch, struct kern_rows *out);
 
 #endif

@@ -158,6 +158,8 @@ static uint32_t score_keys(const struct ops_attention *attention, uint32_t first
         }
     }
     for (uint32_t i = 0; i < left; i++) ret_scores[i] *= attention->scale;
+    const float cap = attention->softcap;
+    for (uint32_t i = 0; cap > 0 && i < left; i++) ret_scores[i] = cap * tanhf(ret_scores[i] / cap);
     return left;
 }
 
@@ -172,6 +174,10 @@ void ops_attend(const struct ops_attention *attention)
     for (uint32_t first = 0; first < key_count; first += 4) {
         uint32_t count = score_keys(attention, first, scores);
         for (uint32_t i = 0; i < count; i++) best = scores[i] > best ? scores[i] : best;
+    }
+    if (attention->sink) {
+        best = *attention->sink > best ? *attention->sink : best;
+        sum = expf(*attention->sink - best);
     }
     for (uint32_t d = 0; d < head_dims; d++) out[d] = 0;
     for (uint32_t first = 0; first < key_count; first += 4) {

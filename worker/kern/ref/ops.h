@@ -42,13 +42,16 @@ void ops_rotation_at(const float *angles, uint32_t dims, bool adjacent, uint32_t
                      struct ops_rotation *ret_rotation);
 void ops_rotate(const struct ops_rotation *rotation, float *head); // (head_dims), in place
 
-/* out = softmax(scale * query . keys) . values, keys in order. */
+/* out = softmax(scale * query . keys) . values, keys in order. softcap > 0: of softcap * tanh(score / softcap). sink:
+ * one more logit, of a key without a value, or NULL. */
 struct ops_attention {
     const float *query;         // (head_dims)
     const float *keys, *values; // (key_count, head_dims)
     uint32_t key_count;         // > 0
     uint32_t head_dims;
     float scale;
+    float softcap; // 0: none
+    const float *sink;
     float *out; // (head_dims)
 };
 void ops_attend(const struct ops_attention *attention);

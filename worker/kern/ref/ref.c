@@ -355,10 +355,19 @@ static void ref_norm_head(struct kern *kern, const struct kern_rows *x, const ui
 struct attend {
     struct kern *kern;
     uint32_t layer, kv_head;
+    struct kern_attend_options options;
+    uint32_t page_first; // of the sequence: the first one that a row sees
     struct kern_rows *qkv, *out;
     const struct kern_batch *batch;
     const struct kern_seq *seq;
 };
+
+/* The first key that the query at `position` sees. */
+static uint32_t first_key(const struct attend *attend, uint32_t position)
+{
+    const uint32_t window = attend->options.window;
+    return window > 0 && position >= window ? position - window + 1 : 0;
+}
 
 static struct kv_head page_head(const struct kern *kern, uint32_t page, uint32_t layer, uint32_t kv_head)
 {
@@ -404,6 +413,7 @@ static void load_piece(void *arg, uint32_t piece)
 {
     const struct attend *attend = arg;
     const struct kern *kern = attend->kern;
+    piece += attend->page_first;
     const uint32_t head_dims = kern->conf.head_dims, page_tokens = kern->conf.cache.page_tokens;
     const struct kv_head from = page_head(kern, attend->seq->pages[piece], attend->layer, attend->kv_head);
     const size_t elements = (size_t)head_dims * page_tokens;
@@ -421,36 +431,51 @@ static void attend_piece(void *arg, uint32_t piece)
     const struct kern_conf *conf = &kern->conf;
     const uint32_t group = conf->head_count / conf->head_count_kv, first = attend->kv_head * group;
     const size_t row = attend->seq->row_first + piece;
+    const uint32_t position = attend->seq->pos_first + piece, key = first_key(attend, position);
+    const struct kern_vector *sinks = attend->options.sinks;
     for (uint32_t head = first; head < first + group; head++) {
         const float *query = attend->qkv->values + row * attend->qkv->cols + (size_t)head * conf->head_dims;
         float *out = attend->out->values + row * attend->out->cols + (size_t)head * conf->head_dims;
         ops_attend(&(struct ops_attention){.query = query,
-                                           .keys = kern->keys,
-                                           .values = kern->values,
-                                           .key_count = attend->seq->pos_first + piece + 1,
+                                           .keys = kern->keys + (size_t)key * conf->head_dims,
+                                           .values = kern->values + (size_t)key * conf->head_dims,
+                                           .key_count = position + 1 - key,
                                            .head_dims = conf->head_dims,
                                            .scale = conf->attention_scale,
+                                           .softcap = attend->options.softcap,
+                                           .sink = sinks ? &sinks->values[head] : NULL,
                                            .out = out});
     }
 }
 
-static void ref_attend(struct kern *kern, uint32_t layer, struct kern_rows *qkv,
-                       const struct kern_batch *batch, struct kern_rows *out)
+static void ref_attend(struct kern *kern, uint32_t layer, const struct kern_attend_options *options,
+                       struct kern_rows *qkv, const struct kern_batch *batch, struct kern_rows *out)
 {
     const struct kern_conf *conf = &kern->conf;
+    const struct kern_attend_options plain = {0};
+    if (!options) options = &plain;
+    CHECK(options->softcap >= 0);
+    if (options->sinks) CHECK(options->sinks->count == conf->head_count);
     CHECK(layer < conf->cache.layer_count);
     CHECK(qkv->cols == (conf->head_count + 2 * conf->head_count_kv) * conf->head_dims);
     CHECK(out->cols == conf->head_count * conf->head_dims);
     for (uint32_t i = 0; i < batch->seq_count; i++) {
         const struct kern_seq *seq = &batch->seqs[i];
-        struct attend attend = {
-            .kern = kern, .layer = layer, .qkv = qkv, .out = out, .batch = batch, .seq = seq};
+        struct attend attend = {.kern = kern,
+                                .layer = layer,
+                                .qkv = qkv,
+                                .out = out,
+                                .batch = batch,
+                                .seq = seq,
+                                .options = *options};
+        attend.page_first = first_key(&attend, seq->pos_first) / conf->cache.page_tokens;
         uint32_t positions = seq->pos_first + seq->row_count;
         CHECK(positions <= conf->rope.position_max);
         ref_parallel(kern, store_piece, &attend, seq->row_count);
         for (attend.kv_head = 0; attend.kv_head < conf->head_count_kv; attend.kv_head++) {
             uint32_t page_tokens = conf->cache.page_tokens;
-            ref_parallel(kern, load_piece, &attend, (positions + page_tokens - 1) / page_tokens);
+            ref_parallel(kern, load_piece, &attend,
+                         (positions + page_tokens - 1) / page_tokens - attend.page_first);
             ref_parallel(kern, attend_piece, &attend, seq->row_count);
         }
     }
