@@ -6,7 +6,7 @@
 #define INLINE static inline __attribute__((always_inline))
 
 /* clang-format off */
-#if defined(KVASIR_NO_UNROLL) // a level that is not worth the code
+#if defined(KVASIR_NO_UNROLL) // emulated levels: to be checked, not to be fast
 #define UNROLL
 #elif defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
