@@ -12,6 +12,9 @@
 #include <emmintrin.h>
 #endif
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define KVASIR_NO_UNROLL // the compiler takes many minutes over unrolled code that it also instruments
+#endif
 #include "worker/kern/cpu/simd.h"
 #include "worker/kern/ref/half.h"
 
