@@ -4,9 +4,6 @@
 #define _GNU_SOURCE
 #include "bench/machine.h"
 
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -16,6 +13,7 @@
 
 #include "common/base/check.h"
 #include "common/base/clock.h"
+#include "common/base/cpus.h"
 
 double machine_now(void)
 {
@@ -87,11 +85,9 @@ static bool has_avx512(void)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vnni");
 }
 
-static bool has_avxvnni(void) // __builtin_cpu_supports does not know it yet
+static bool has_avxvnni(void)
 {
-    unsigned int a, b, c, d, subleaf_max;
-    return __builtin_cpu_supports("avx2") && __get_cpuid_count(7, 0, &subleaf_max, &b, &c, &d) &&
-           subleaf_max >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1U << 4) != 0;
+    return __builtin_cpu_supports("avx2") && cpus_have_avxvnni();
 }
 
 static struct loop loop_int8_dot(void)

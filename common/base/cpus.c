@@ -4,9 +4,11 @@
 #endif
 #include "common/base/cpus.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <errno.h>
 #include <fcntl.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -232,4 +234,15 @@ uint32_t cpus_threads(void)
     uint32_t quota = cpus_quota_milli("") / 1000; // whole ones: a thread that is stopped holds up all others
     uint32_t threads = cpus.core_count < quota ? cpus.core_count : quota;
     return threads > 0 ? threads : 1;
+}
+
+bool cpus_have_avxvnni(void)
+{
+#if defined(__x86_64__)
+    unsigned subleaf_max, a, b, c, d;
+    return __get_cpuid_count(7, 0, &subleaf_max, &b, &c, &d) && subleaf_max >= 1 &&
+           __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1U << 4) != 0;
+#else
+    return false;
+#endif
 }

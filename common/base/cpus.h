@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cpus - which CPUs this process may use, which of them share a core, and how much of them its control group
- * grants. From sched_getaffinity, /sys and /proc; what cannot be read counts as not limited and not shared. */
+/* cpus - which CPUs this process may use, which of them share a core, how much of them its control group grants,
+ * and what compilers cannot tell of their instructions. From sched_getaffinity, /sys and /proc; what cannot be read
+ * counts as not limited and not shared. */
 #ifndef KVASIR_BASE_CPUS_H
 #define KVASIR_BASE_CPUS_H
 
 #include <sched.h> // cpu_set_t
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/base/err.h"
@@ -34,5 +36,8 @@ int cpus_node(void);                      // cpus_node_of them
 int cpus_restrict(const char *text, struct err *err);
 /* Threads for work that keeps a core busy: one for each core that is allowed, within the quota; at least one. */
 uint32_t cpus_threads(void);
+/* AVX-VNNI, by CPUID leaf 7, subleaf 1: __builtin_cpu_supports of gcc 12 and clang 14 does not know it. Whether the
+ * kernel saves the registers is for the caller to ask (avx2). */
+bool cpus_have_avxvnni(void);
 
 #endif

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "common/base/check.h"
+#include "common/base/cpus.h"
 #include "worker/kern/cpu/cpu.h"
 #include "worker/kern/ref/ref.h"
 
@@ -43,11 +44,9 @@ static bool runs_avx2(void)
 #define runs_avx512 runs_avx2
 #else
 #ifdef KVASIR_HAVE_AVXVNNI
-static bool runs_avxvnni(void) // nor is this one
+static bool runs_avxvnni(void)
 {
-    unsigned subleaf_max, a, b, c, d;
-    return runs_avx2() && __get_cpuid_count(7, 0, &subleaf_max, &b, &c, &d) && subleaf_max >= 1 &&
-           __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1U << 4) != 0;
+    return runs_avx2() && cpus_have_avxvnni();
 }
 #endif
 
