@@ -19,15 +19,19 @@ const struct kern_rig_shape kern_rig_shapes[KERN_RIG_SHAPES] = {{3, 1, 64, 64, t
 const struct kern_ops *kern_rig_machines[KERN_RIG_MACHINES_MAX];
 size_t kern_rig_machine_count;
 
-void kern_rig_find_machines(void)
+bool kern_rig_wants(const struct kern_ops *ops)
 {
     const char *only = getenv("KVASIR_KERNELS");
+    return only == NULL || strcmp(only, "auto") == 0 || strcmp(ops->name, only) == 0;
+}
+
+void kern_rig_find_machines(void)
+{
     uint32_t count;
     const struct kern_ops *const *found = kern_levels(&count);
     kern_rig_machine_count = 0;
     for (uint32_t i = 0; i < count; i++) {
-        if (found[i] == &kern_ref_ops) continue;
-        if (only != NULL && strcmp(only, "auto") != 0 && strcmp(found[i]->name, only) != 0) continue;
+        if (found[i] == &kern_ref_ops || !kern_rig_wants(found[i])) continue;
         CHECK(kern_rig_machine_count < KERN_RIG_MACHINES_MAX);
         kern_rig_machines[kern_rig_machine_count++] = found[i];
     }

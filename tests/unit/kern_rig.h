@@ -23,8 +23,11 @@ struct kern_rig_shape {
 enum { KERN_RIG_PAGE = 16, KERN_RIG_SHAPES = 5, KERN_RIG_MACHINES_MAX = 5 };
 extern const struct kern_rig_shape kern_rig_shapes[KERN_RIG_SHAPES];
 
-/* The machines that are not the reference; of $KVASIR_KERNELS only that one (under an emulator each takes its
- * time). At least one. */
+/* Whether tests run this machine: all, or where $KVASIR_KERNELS names one that one only (under an emulator each takes
+ * its time). */
+bool kern_rig_wants(const struct kern_ops *ops);
+
+/* The wanted machines that are not the reference. At least one. */
 extern const struct kern_ops *kern_rig_machines[KERN_RIG_MACHINES_MAX];
 extern size_t kern_rig_machine_count;
 void kern_rig_find_machines(void);

@@ -13,20 +13,19 @@
 
 #include "common/base/check.h"
 #include "tests/unit/kern_data.h"
+#include "tests/unit/kern_rig.h"
 #include "worker/kern/cpu/cpu.h"
 #include "worker/kern/ref/half.h"
 
 static const struct cpu_level *levels[4];
 static size_t level_count;
 
-/* $KVASIR_KERNELS: only this one. */
 static void find_levels(void)
 {
-    const char *only = getenv("KVASIR_KERNELS");
     uint32_t count;
     const struct kern_ops *const *ops = kern_levels(&count);
     for (uint32_t i = 0; i < count; i++) {
-        if (only != NULL && strcmp(ops[i]->name, only) != 0) continue;
+        if (!kern_rig_wants(ops[i])) continue;
 #define X(level, level_name) \
     if (ops[i] == &kern_##level##_ops) levels[level_count++] = &cpu_level_##level;
         CPU_LEVELS(X)
@@ -483,7 +482,6 @@ static void test_kern_level_softcap_matches_double(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_kern_level_gated_blocks_are_the_quantized_values),
         cmocka_unit_test(test_kern_level_pack_keeps_values),
         cmocka_unit_test(test_kern_level_keeps_every_exponent),
         cmocka_unit_test(test_kern_level_pack_is_small),
@@ -493,6 +491,7 @@ int main(void)
         cmocka_unit_test(test_kern_level_product_never_saturates),
         cmocka_unit_test(test_kern_level_norm_matches_double),
         cmocka_unit_test(test_kern_level_swiglu_matches_double),
+        cmocka_unit_test(test_kern_level_gated_blocks_are_the_quantized_values),
         cmocka_unit_test(test_kern_level_softcap_matches_double),
     };
     find_levels();

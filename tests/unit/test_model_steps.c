@@ -17,6 +17,7 @@
 #include "common/base/limits.h"
 #include "common/base/rng.h"
 #include "tests/data/random_model.h"
+#include "tests/unit/kern_rig.h"
 #include "tests/unit/model_rig.h"
 
 enum { TOKENS = 75, ROWS_MAX = 96, PAGES = 32, SEQS_MAX = 4, VOCAB = RANDOM_MODEL_VOCAB };
@@ -96,11 +97,10 @@ static float expected[TOKENS * VOCAB], got[TOKENS * VOCAB];
 static void for_each_level(void (*check)(const struct kern_ops *ops, struct fixture *fixture))
 {
     static const enum tensor_type types[] = {TENSOR_F32, TENSOR_Q4_1, TENSOR_Q8_0, TENSOR_Q4_K};
-    const char *only = getenv("KVASIR_KERNELS"); // under an emulator each level takes its time
     uint32_t level_count;
     const struct kern_ops *const *levels = kern_levels(&level_count);
     for (uint32_t level = 0; level < level_count; level++) {
-        if (only != NULL && strcmp(levels[level]->name, only) != 0) continue;
+        if (!kern_rig_wants(levels[level])) continue;
         for (size_t i = 0; i < COUNT_OF(types); i++) {
             struct fixture fixture = {0};
             uint32_t pages[PAGES];
@@ -255,7 +255,6 @@ static void test_model_levels_agree_with_the_reference(void **state)
 #undef X
     };
     (void)state;
-    const char *only = getenv("KVASIR_KERNELS");
     uint32_t level_count, pages[PAGES];
     const struct kern_ops *const *levels = kern_levels(&level_count);
     for (uint32_t i = 0; i < PAGES; i++) pages[i] = i;
@@ -265,7 +264,7 @@ static void test_model_levels_agree_with_the_reference(void **state)
         run_chunks(&fixture, TOKENS, TOKENS, pages, expected);
         close_model(&fixture);
         for (uint32_t level = 0; level + 1 < level_count; level++) {
-            if (only != NULL && strcmp(levels[level]->name, only) != 0) continue;
+            if (!kern_rig_wants(levels[level])) continue;
             struct fixture fast = {0};
             double worst = 0;
             open_model(levels[level], types[i], 1, &fast);
