@@ -12,7 +12,6 @@
 #include <string.h>
 
 #include "common/base/check.h"
-#include "common/base/limits.h"
 #include "worker/kern/cpu/machine.h"
 
 enum {
@@ -308,18 +307,14 @@ static void attend_part(const struct attend_job *job, struct cpu_attend *attend,
     if (atomic_fetch_sub_explicit(left, 1, memory_order_acq_rel) == 1) merge_tile(job, tile, kv_head);
 }
 
-/* The lines that finish_query will write, which lie a row apart where no hardware prefetch finds them. */
+/* What finish_query will write of a tile. */
 static void expect_tile(const struct attend_job *job, const struct attend_tile *tile, uint32_t kv_head)
 {
     const struct kern_rows *out = job->out;
     if (!out->has_blocks) return;
-    const uint32_t cols = job->group * job->kern->conf.head_dims, blocks = cols / BLOCK_COLS;
-    const struct cpu_block *row = out->blocks + (size_t)tile->row_first * out->block_count +
-                                  kv_head * (size_t)blocks;
-    for (uint32_t r = 0; r < tile->row_count; r++, row += out->block_count) {
-        for (size_t i = 0; i < blocks * sizeof(*row); i += CACHELINE_BYTES)
-            __builtin_prefetch((const char *)row + i, 1, 2);
-    }
+    const size_t blocks = job->group * job->kern->conf.head_dims / BLOCK_COLS;
+    machine_expect(out->blocks + (size_t)tile->row_first * out->block_count + kv_head * blocks,
+                   out->block_count * sizeof(*out->blocks), blocks * sizeof(*out->blocks), tile->row_count);
 }
 
 static void attend_piece(void *arg, uint32_t piece)

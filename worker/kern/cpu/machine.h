@@ -4,6 +4,7 @@
 #ifndef KVASIR_KERN_CPU_MACHINE_H
 #define KVASIR_KERN_CPU_MACHINE_H
 
+#include "common/base/limits.h"
 #include "worker/kern/cpu/cpu.h"
 #include "worker/team.h"
 
@@ -66,6 +67,17 @@ static inline uint8_t *machine_payload(const struct kern *kern, uint32_t page, u
     size_t head_bytes = kern_kv_head_bytes(cache->kv_type, cache->head_dims, cache->page_tokens);
     return (uint8_t *)cache->base + page * cache->page_bytes +
            ((size_t)layer * cache->head_count_kv + kv_head) * head_bytes;
+}
+
+/* Asks for the lines of `rows` pieces of `bytes`, `stride` bytes apart, that are about to be written: no hardware
+ * prefetch finds what lies a row apart. */
+static inline void machine_expect(const void *first, size_t stride, size_t bytes, uint32_t rows)
+{
+    const char *at = first;
+    for (uint32_t r = 0; r < rows; r++, at += stride) {
+        for (size_t i = 0; i < bytes; i += CACHELINE_BYTES) __builtin_prefetch(at + i, 1, 2);
+        __builtin_prefetch(at + bytes - 1, 1, 2); // a piece need not begin with a line
+    }
 }
 
 /* Zeroed memory, 64-byte aligned, in huge pages where it is large; lives until close. */

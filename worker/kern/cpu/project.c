@@ -172,15 +172,11 @@ static const struct cpu_packed *find_group(const struct kern_weight *weight, uin
     return &weight->parts[i];
 }
 
-/* The lines a piece will write, which lie a row apart where no hardware prefetch finds them: asked for before
- * the product, there after it. */
+/* The GROUP_ROWS outputs of rows that a piece will write, asked for before the product, there after it. */
 static void expect_rows(const struct kern_rows *out, uint32_t col, uint32_t row_first, uint32_t row_count)
 {
-    for (uint32_t r = 0; r < row_count; r++) {
-        const float *row = out->values + (size_t)(row_first + r) * out->cols + col;
-        __builtin_prefetch(row, 1, 2);
-        __builtin_prefetch(row + 16, 1, 2);
-    }
+    machine_expect(out->values + (size_t)row_first * out->cols + col, out->cols * sizeof(float),
+                   GROUP_ROWS * sizeof(float), row_count);
 }
 
 /* Whether a piece's output should go around the caches: rows whose distance is a multiple of STREAM_STRIDE share
@@ -259,34 +255,28 @@ static void add_bias(const float *bias, uint32_t width, uint32_t row_count, floa
     }
 }
 
-/* As expect_rows, of one block a row. */
-static void expect_blocks(const struct kern_rows *out, uint32_t block, uint32_t row_first, uint32_t row_count)
-{
-    const struct cpu_block *at = out->blocks + (size_t)row_first * out->block_count + block;
-    for (uint32_t r = 0; r < row_count; r++, at += out->block_count) {
-        __builtin_prefetch(at, 1, 2);
-        __builtin_prefetch((const char *)(at + 1) - 1, 1, 2);
-    }
-}
-
 static void finish_gate_up(const struct project_job *job, uint32_t group, uint32_t row_first,
                            uint32_t row_count)
 {
     _Alignas(64) float gate[PIECE_ROWS_MAX * GROUP_ROWS], up[PIECE_ROWS_MAX * GROUP_ROWS];
     const struct cpu_level *level = job->kern->level;
     struct kern_rows *out = job->out;
+    struct cpu_block *blocks = out->blocks + (size_t)row_first * out->block_count + group;
     uint32_t col = group * GROUP_ROWS;
-    if (out->has_blocks) expect_blocks(out, group, row_first, row_count);
+    if (out->has_blocks)
+        machine_expect(blocks, out->block_count * sizeof(*blocks), sizeof(*blocks), row_count);
     uint32_t width = group_product(job, &job->weight->parts[0], group, row_first, row_count, gate);
     (void)group_product(job, &job->weight->parts[1], group, row_first, row_count, up); // as wide as the gate
     add_bias(job->bias != NULL ? job->bias + col : NULL, width, row_count, gate);
     add_bias(job->up_bias != NULL ? job->up_bias + col : NULL, width, row_count, up);
-    if (out->has_blocks)
-        level->swiglu_blocks(gate, up, row_count, out->blocks + (size_t)row_first * out->block_count + group,
-                             out->block_count);
-    for (uint32_t r = 0; out->has_values && r < row_count; r++) {
+    if (!out->has_values) {
+        level->swiglu_blocks(gate, up, row_count, blocks, out->block_count);
+        return;
+    }
+    for (uint32_t r = 0; r < row_count; r++) {
         float *sum = gate + (size_t)r * GROUP_ROWS;
         level->swiglu(sum, up + (size_t)r * GROUP_ROWS, GROUP_ROWS, sum);
+        if (out->has_blocks) level->quantize(sum, 1, blocks + (size_t)r * out->block_count);
         memcpy(out->values + (row_first + r) * (size_t)out->cols + col, sum, width * sizeof(float));
     }
 }
