@@ -3,10 +3,10 @@
  *
  *   attend [--level NAME] [--threads N] [--rounds N] [--heads N] [--heads-kv N] [--dims N] [--layers N]
  *          [--context N] [--seqs N] [--rows N] [--kv f16|bf16|q8|q4] [--window N] [--softcap N] [--sinks]
- *          [--huge] [--cpu]
+ *          [--shared N] [--huge] [--cpu]
  *
  * A round attends once in every layer: --rows new rows of each of --seqs sequences that end at --context. Pages
- * are dealt out in a random order. Prints one line of CSV: microseconds of a round (median, best), GB/s of
+ * are dealt out in a random order; the first --shared tokens of all sequences lie in the same ones. Prints one line of CSV: microseconds of a round (median, best), GB/s of
  * pages read (each key and value once a round), GMAC/s of the products that causality asks for - both as if there
  * was no --window -, and a hash of the results, which two builds with the same order of sums share. --huge asks
  * for huge pages; --cpu counts the process's CPU time instead of the clock. */
@@ -29,7 +29,7 @@ enum { ROUNDS_MAX = 1001, DIMS_MAX = 256 };
 struct options {
     const char *level;
     uint32_t threads, rounds, heads, heads_kv, dims, layers, context, seqs, rows, kv_type;
-    uint32_t window, softcap;
+    uint32_t window, softcap, shared;
     bool sinks, huge, cpu;
 };
 
@@ -138,6 +138,9 @@ static void deal(struct rig *rig)
         rig->pages[i - 1] = rig->pages[other];
         rig->pages[other] = page;
     }
+    for (uint32_t s = 1; s < o->seqs; s++)
+        memcpy(rig->pages + (size_t)s * rig->page_count, rig->pages,
+               o->shared / PAGE_TOKENS * sizeof(*rig->pages));
     for (uint32_t s = 0; s < o->seqs; s++) {
         rig->seqs[s] = (struct kern_seq){.row_first = s * o->rows,
                                          .row_count = o->rows,
@@ -187,7 +190,7 @@ static int usage(void)
 {
     fprintf(stderr, "usage: attend [--level NAME] [--threads N] [--rounds N] [--heads N] [--heads-kv N] "
                     "[--dims N] [--layers N] [--context N] [--seqs N] [--rows N] [--kv f16|bf16|q8|q4] "
-                    "[--window N] [--softcap N] [--sinks] [--huge] [--cpu]\n");
+                    "[--window N] [--softcap N] [--sinks] [--shared N] [--huge] [--cpu]\n");
     return 64;
 }
 
@@ -217,10 +220,10 @@ static bool parse(int argc, char **argv, struct options *ret)
     const struct {
         const char *name;
         uint32_t *value;
-    } numbers[] = {{"--threads", &o.threads},   {"--rounds", &o.rounds},  {"--heads", &o.heads},
-                   {"--heads-kv", &o.heads_kv}, {"--dims", &o.dims},      {"--layers", &o.layers},
-                   {"--context", &o.context},   {"--seqs", &o.seqs},      {"--rows", &o.rows},
-                   {"--window", &o.window},     {"--softcap", &o.softcap}};
+    } numbers[] = {{"--threads", &o.threads},   {"--rounds", &o.rounds},   {"--heads", &o.heads},
+                   {"--heads-kv", &o.heads_kv}, {"--dims", &o.dims},       {"--layers", &o.layers},
+                   {"--context", &o.context},   {"--seqs", &o.seqs},       {"--rows", &o.rows},
+                   {"--window", &o.window},     {"--softcap", &o.softcap}, {"--shared", &o.shared}};
     for (int i = 1; i < argc; i++) {
         bool has_value = i + 1 < argc, found = true;
         if (strcmp(argv[i], "--huge") == 0) o.huge = true;
@@ -237,7 +240,8 @@ static bool parse(int argc, char **argv, struct options *ret)
         if (!found) return false;
     }
     *ret = o;
-    return o.rounds <= ROUNDS_MAX && o.rows <= o.context && o.dims <= DIMS_MAX && o.heads % o.heads_kv == 0;
+    return o.rounds <= ROUNDS_MAX && o.rows + o.shared <= o.context && o.dims <= DIMS_MAX &&
+           o.heads % o.heads_kv == 0;
 }
 
 int main(int argc, char **argv)

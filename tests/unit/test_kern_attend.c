@@ -36,6 +36,8 @@ struct work {
     uint32_t first[SEQS_MAX], length[SEQS_MAX]; // rows of each sequence
     uint32_t cols, out_cols;
     float *qkv; // (row_count, cols), owned
+    /* The first shared[s] tokens of sequence s, whole pages, are those of sequence source[s] < s. */
+    uint32_t source[SEQS_MAX], shared[SEQS_MAX];
 };
 
 /* How a work's rows go through attend. */
@@ -44,6 +46,7 @@ struct run {
     uint32_t chunk; // rows of a sequence in a step
     bool alone;     // one sequence a step
     bool release;   // a page before the windows of a step's rows is gone: NaN, and no index
+    bool share;     // what a sequence shares is computed by its source, and lies in its pages
 };
 
 static void work_init(struct work *work, const struct kern_rig_shape *shape, enum kern_kv kv_type,
@@ -100,6 +103,21 @@ static void release_pages(struct kern_rig *rig, const struct work *work, uint32_
     }
 }
 
+/* Where a page of a sequence lies. */
+static uint32_t page_of(const struct work *work, const struct run *run, uint32_t seq, uint32_t page)
+{
+    while (run->share && page < work->shared[seq] / work->shape.page_tokens) seq = work->source[seq];
+    return (page * SEQS_MAX + seq) % work->page_count;
+}
+
+/* Rows of a sequence in the next step. done: (SEQS_MAX) rows behind it of each. */
+static uint32_t rows_due(const struct work *work, const struct run *run, uint32_t seq, const uint32_t *done)
+{
+    if (run->share && done[work->source[seq]] < work->shared[seq]) return 0;
+    uint32_t left = work->length[seq] - done[seq];
+    return left < run->chunk ? left : run->chunk;
+}
+
 /* out: (row_count, out_cols) */
 static void attend_all(const struct kern_ops *ops, const struct work *work, const struct run *run, float *out)
 {
@@ -109,15 +127,16 @@ static void attend_all(const struct kern_ops *ops, const struct work *work, cons
     struct kern_attend_options options = options_of(&rig, &work->choice);
     const size_t cols = work->cols, out_cols = work->out_cols;
     uint32_t done[SEQS_MAX] = {0};
+    for (uint32_t s = 0; s < work->seq_count && run->share; s++) done[s] = work->shared[s];
     for (;;) {
         struct kern_seq seqs[SEQS_MAX];
         struct kern_batch batch = {.positions = positions, .seqs = seqs};
         float *values = malloc(work->row_count * cols * sizeof(*values));
         assert_non_null(values);
         for (uint32_t s = 0; s < work->seq_count; s++) {
-            uint32_t left = work->length[s] - done[s], count = left < run->chunk ? left : run->chunk;
+            uint32_t count = rows_due(work, run, s, done);
             if (count == 0 || (run->alone && batch.seq_count > 0)) continue;
-            for (uint32_t p = 0; p < PAGES_MAX; p++) pages[s][p] = (p * SEQS_MAX + s) % work->page_count;
+            for (uint32_t p = 0; p < PAGES_MAX; p++) pages[s][p] = page_of(work, run, s, p);
             if (run->release) release_pages(&rig, work, done[s], pages[s]);
             seqs[batch.seq_count++] = (struct kern_seq){.row_first = batch.row_count,
                                                         .row_count = count,
@@ -142,6 +161,9 @@ static void attend_all(const struct kern_ops *ops, const struct work *work, cons
         free(values);
         if (batch.row_count == 0) break;
     }
+    for (uint32_t s = 0; s < work->seq_count && run->share; s++)
+        memcpy(out + work->first[s] * out_cols, out + work->first[work->source[s]] * out_cols,
+               work->shared[s] * out_cols * sizeof(*out));
     kern_rig_close(&rig);
 }
 
@@ -274,28 +296,37 @@ static void test_kern_attend_options_match_reference(void **state)
 
 /* ---- bits */
 
-static void check_bits(struct work *work, const struct kern_ops *ops, const struct run *runs,
+static void check_work(const struct work *work, const struct kern_ops *ops, const struct run *runs,
                        size_t run_count)
 {
-    struct rng rng = {30};
-    const size_t out_bytes = (size_t)work->row_count * work->out_cols * sizeof(float);
-    work->qkv = kern_data_floats(&rng, (size_t)work->row_count * work->cols, 2.0f);
     float *first = new_out(work), *got = new_out(work);
     for (size_t i = 0; i < run_count; i++) {
-        if (runs[i].chunk < 48 && ops != kern_rig_machines[0]) continue; // slow levels: the larger steps only
         attend_all(ops, work, &runs[i], i == 0 ? first : got);
-        if (i > 0 && memcmp(first, got, out_bytes) != 0)
+        if (i > 0 && memcmp(first, got, (size_t)work->row_count * work->out_cols * sizeof(float)) != 0)
             fail_msg("%s pages %d window %u: run %zu differs", ops->name, (int)work->shape.kv_type,
                      work->choice.window, i);
     }
-    free(work->qkv);
     free(first);
     free(got);
 }
 
+/* With small steps only on the best level: the others are slow. */
+static void check_bits(struct work *work, const struct kern_ops *ops, const struct run *runs,
+                       size_t run_count)
+{
+    struct rng rng = {30};
+    struct run taken[8];
+    size_t count = 0;
+    CHECK(run_count <= COUNT_OF(taken));
+    for (size_t i = 0; i < run_count; i++)
+        if (runs[i].chunk >= 48 || ops == kern_rig_machines[0]) taken[count++] = runs[i];
+    work->qkv = kern_data_floats(&rng, (size_t)work->row_count * work->cols, 2.0f);
+    check_work(work, ops, taken, count);
+    free(work->qkv);
+}
+
 static const struct run bits_runs[] = {
-    {1, 2048, true, false}, {2, 2048, false, false}, {4, 48, false, false},
-    {3, 7, true, false},    {4, 257, false, false},  {4, 1, true, false},
+    {1, 2048, true}, {2, 2048, false}, {4, 48, false}, {3, 7, true}, {4, 257, false}, {4, 1, true},
 };
 
 static void test_kern_attend_bits_do_not_depend_on_batch(void **state)
@@ -336,6 +367,38 @@ static void test_kern_attend_options_bits_do_not_depend_on_batch(void **state)
     }
 }
 
+/* Sequences that decode on the same pages: all of them, some on a longer prefix, one with the prefix of another's
+ * own, and one that has nothing in common with them. */
+static void test_kern_attend_bits_do_not_depend_on_shared_pages(void **state)
+{
+    (void)state;
+    static const uint32_t lengths[] = {300, 290, 280, 300, 200, 310, 299};
+    static const uint32_t source[] = {0, 0, 0, 1, 4, 0, 2}, shared[] = {0, 256, 128, 272, 0, 256, 144};
+    static const struct run runs[] = {
+        {2, 2048, true, false, false}, {1, 1, false, false, true}, {2, 1, false, false, true},
+        {4, 1, false, false, true},    {3, 7, false, false, true},
+    };
+    for (size_t m = 0; m < kern_rig_machine_count; m++) {
+        for (size_t c = 0; c < 6; c++) { // plain in all types of pages; another shape; with a cap and sinks
+            struct work work;
+            struct rng rng = {60};
+            work_init(&work, &kern_rig_shapes[c == 4], c < 4 ? (enum kern_kv)c : KERN_KV_F16, lengths,
+                      COUNT_OF(lengths));
+            if (c == 5) work.choice = (struct choice){0, 3, true};
+            memcpy(work.source, source, sizeof source);
+            memcpy(work.shared, shared, sizeof shared);
+            work.qkv = kern_data_floats(&rng, (size_t)work.row_count * work.cols, 2.0f);
+            for (size_t s = 0; s < COUNT_OF(lengths); s++)
+                memcpy(work.qkv + (size_t)work.first[s] * work.cols,
+                       work.qkv + (size_t)work.first[source[s]] * work.cols,
+                       (size_t)shared[s] * work.cols * sizeof(float));
+            const size_t runs_taken = kern_rig_machines[m] == kern_rig_machines[0] ? COUNT_OF(runs) : 3;
+            check_work(&work, kern_rig_machines[m], runs, runs_taken);
+            free(work.qkv);
+        }
+    }
+}
+
 /* As long as the sequence: the same as none, to the bit. */
 static void test_kern_attend_whole_window_is_no_window(void **state)
 {
@@ -370,6 +433,7 @@ int main(void)
         cmocka_unit_test(test_kern_attend_options_match_reference),
         cmocka_unit_test(test_kern_attend_bits_do_not_depend_on_batch),
         cmocka_unit_test(test_kern_attend_options_bits_do_not_depend_on_batch),
+        cmocka_unit_test(test_kern_attend_bits_do_not_depend_on_shared_pages),
         cmocka_unit_test(test_kern_attend_whole_window_is_no_window),
     };
     kern_rig_find_machines();

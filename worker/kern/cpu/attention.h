@@ -303,7 +303,8 @@ INLINE void attend_type(const struct cpu_attend *p, enum kern_kv type, struct cp
     const uint32_t dims = p->head_dims;
     const uint32_t query_count = p->row_count * p->group;
     for (uint32_t i = 0; i < query_count; i++) {
-        const float *query = p->queries + i / p->group * p->query_stride + (size_t)(i % p->group) * dims;
+        const uint32_t row = p->query_rows != NULL ? p->query_rows[i / p->group] : i / p->group;
+        const float *query = p->queries + row * p->query_stride + (size_t)(i % p->group) * dims;
         vf sum = vf_zero();
         for (uint32_t d = 0; d < dims; d += LANES) {
             vf q = vf_load(query + d);

@@ -186,6 +186,7 @@ struct cpu_attend {
     const float *
         queries; // rotated, times the scale of attention and log2(e); row r, head h at r * query_stride + h * head_dims
     size_t query_stride;
+    const uint32_t *query_rows; // (row_count) of queries; NULL: the first ones
     uint32_t row_count, group, head_dims;
     uint32_t pos_first; // position of row 0; row r sees keys up to pos_first + r
     uint32_t window;    // as many of them; 0: all
