@@ -5,16 +5,12 @@
 #include <string.h>
 
 #include "common/base/check.h"
+#include "common/base/sanitizer.h"
 
 /* Under AddressSanitizer every allocation is its own block, so that an overrun is seen. */
-#if defined(__SANITIZE_ADDRESS__)
+#if SANITIZES_ADDRESS
 #define ARENA_BIG_BYTES ((size_t)16)
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define ARENA_BIG_BYTES ((size_t)16)
-#endif
-#endif
-#ifndef ARENA_BIG_BYTES
+#else
 #define ARENA_BIG_BYTES ((size_t)4096) // from here on a block of its own, which realloc can grow
 #endif
 

@@ -22,6 +22,7 @@
 #include "common/base/check.h"
 #include "common/base/clock.h"
 #include "common/base/rng.h"
+#include "common/base/sanitizer.h"
 #include "common/gguf/file.h"
 #include "common/shm/pool.h"
 #include "tests/data/random_model.h"
@@ -233,7 +234,7 @@ static void test_bits_real_model(void **state)
     (void)snprintf(at_home, sizeof at_home, "%s/.cache/kvasir/SmolLM2-135M-Instruct.Q4_1.gguf",
                    home ? home : "");
     if (!path && access(at_home, R_OK) == 0) path = at_home;
-#ifdef __SANITIZE_ADDRESS__
+#if SANITIZES_ADDRESS
     path = NULL; // too slow
 #endif
     if (!path) {

@@ -22,19 +22,9 @@
 #include "common/base/clock.h"
 #include "common/base/err.h"
 #include "common/base/rng.h"
+#include "common/base/sanitizer.h"
 #include "common/ipc/ring.h"
 #include "common/ipc/wake.h"
-
-#if defined(__SANITIZE_THREAD__)
-#define UNDER_TSAN 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define UNDER_TSAN 1
-#endif
-#endif
-#ifndef UNDER_TSAN
-#define UNDER_TSAN 0
-#endif
 
 enum { SLOTS = 4, PAYLOAD = 200, WORDS = PAYLOAD / 8 };
 
@@ -266,7 +256,7 @@ static pid_t spawn(void (*side)(struct shared *, uint64_t), struct shared *share
 static void test_ring_survives_kills_of_either_side(void **state)
 {
     (void)state;
-    if (UNDER_TSAN) skip(); // fork without exec
+    if (SANITIZES_THREAD) skip(); // fork without exec
     const char *text = getenv("KVASIR_SEED");
     struct rng rng = {text ? strtoull(text, NULL, 0) : clock_wall_ns()};
     printf("KVASIR_SEED=%llu\n", (unsigned long long)rng.state);
@@ -367,7 +357,7 @@ static unsigned step_through(struct shared *shared, void (*fn)(struct shared *))
 static void test_ring_is_whole_after_every_instruction(void **state)
 {
     (void)state;
-    if (UNDER_TSAN) skip(); // its runtime is in between
+    if (SANITIZES_THREAD) skip(); // its runtime is in between
     struct shared *shared = shared_new();
     assert_int_equal(ring_attach_producer(&shared->ring, SLOTS, PAYLOAD, &traced_producer), 0);
     assert_int_equal(ring_attach_consumer(&shared->ring, SLOTS, PAYLOAD, &traced_consumer), 0);

@@ -12,13 +12,12 @@
 #include <emmintrin.h>
 #endif
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#include "common/base/sanitizer.h"
+#if SANITIZES_ADDRESS || SANITIZES_THREAD
 #define KVASIR_NO_UNROLL // the compiler takes many minutes over unrolled code that it also instruments
 #endif
 #include "worker/kern/cpu/simd.h"
 #include "worker/kern/ref/half.h"
-
-#pragma GCC diagnostic ignored "-Wpsabi" // vectors never cross a call: everything is inlined
 
 enum {
     LANES = 8,
