@@ -103,6 +103,10 @@ static int completion_take(struct engine *engine, size_t bytes, struct err *err)
         .forward_ns = done.header->forward_ns,
         .sample_ns = done.header->sample_ns,
     };
+    struct sched_step planned;
+    sched_last_step(engine->sched, &planned);
+    engine->step.prefill_count = planned.prefill_rows;
+    engine->step.predicted_ns = planned.predicted_ns;
     int count = sched_complete(engine->sched, engine->done_ns, &done, engine->events);
     if (count < 0) return ERR(err, count, "a page or sequence that was not asked for");
     for (int i = 0; i < count; i++) {

@@ -24,6 +24,8 @@ static const double step_s[] = {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
 static const double turn_s[] = {0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005,
                                 0.001,   0.002,   0.005,   0.01,   0.1};
 static const double step_tokens[] = {1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384};
+static const double step_prefill[] = {0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192};
+static const double cost_ratio[] = {0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.3, 1.5, 2, 4, 10};
 static const double choices[] = {1, 2, 5, 10, 20};
 
 /* X(id, name, bounds, help); the bounds are evaluated in metrics_new. */
@@ -55,7 +57,10 @@ static const double choices[] = {1, 2, 5, 10, 20};
     X(STEP_TOKENS, "vllm:iteration_tokens_total", BOUNDS(step_tokens), "Tokens of a step.") \
     X(STEP, "kvasir:step_seconds", BOUNDS(step_s), "Time of a step in the worker.") \
     X(TURN, "kvasir:turn_seconds", BOUNDS(turn_s), \
-      "Time from a step's answer to the next plan, when the worker waits for the daemon.")
+      "Time from a step's answer to the next plan, when the worker waits for the daemon.") \
+    X(STEP_PREFILL, "kvasir:step_prefill_tokens", BOUNDS(step_prefill), "Prompt tokens of a step.") \
+    X(STEP_COST, "kvasir:step_cost_ratio", BOUNDS(cost_ratio), \
+      "Time of a step in the worker by what it was expected to take.")
 
 enum histogram_id {
 #define X(id, name, bounds, help) HISTOGRAM_##id,
@@ -210,6 +215,13 @@ void metrics_step(struct metrics *metrics, uint32_t token_count, uint64_t step_n
     observe(metrics, HISTOGRAM_STEP_TOKENS, token_count);
     observe_ns(metrics, HISTOGRAM_STEP, step_ns);
     if (turn_ns > 0) observe_ns(metrics, HISTOGRAM_TURN, turn_ns);
+}
+
+void metrics_step_cost(struct metrics *metrics, uint32_t prefill_count, uint64_t predicted_ns,
+                       uint64_t step_ns)
+{
+    observe(metrics, HISTOGRAM_STEP_PREFILL, prefill_count);
+    if (predicted_ns > 0) observe(metrics, HISTOGRAM_STEP_COST, (double)step_ns / (double)predicted_ns);
 }
 
 void metrics_worker_lost(struct metrics *metrics)

@@ -41,6 +41,9 @@ void metrics_request_aborted(struct metrics *metrics); // the client went away
 void metrics_request_failed(struct metrics *metrics);  // answered with an error
 /* turn_ns: from its answer to the next plan; 0 when none followed. */
 void metrics_step(struct metrics *metrics, uint32_t token_count, uint64_t step_ns, uint64_t turn_ns);
+/* predicted_ns: what the step was expected to take; 0: nothing was known. prefill_count: its rows of prompts. */
+void metrics_step_cost(struct metrics *metrics, uint32_t prefill_count, uint64_t predicted_ns,
+                       uint64_t step_ns);
 void metrics_worker_lost(struct metrics *metrics);
 
 /* Prometheus text format 0.0.4. */

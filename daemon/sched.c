@@ -46,6 +46,7 @@ int sched_new(const struct sched_conf *conf, struct pool *pool, struct prefix *p
     sched->prefix = prefix;
     /* Holders of a slot: running, waiting, and running ones that were preempted into a full queue. */
     sched->slot_count = 2 * conf->seqs_max + conf->queue_max;
+    step_cost_init(&sched->cost);
     sched->waiting = sched->running = (struct seq_list){SEQ_NONE, SEQ_NONE, 0};
     sched->seqs = calloc(sched->slot_count, sizeof *sched->seqs);
     if (!sched->seqs) {
@@ -262,4 +263,9 @@ void sched_stats(const struct sched *sched, struct sched_stats *ret_stats)
         .prompt_tokens_computed = sched->prompt_tokens_computed,
         .steps = sched->step,
     };
+}
+
+void sched_last_step(const struct sched *sched, struct sched_step *ret_step)
+{
+    *ret_step = sched->last_step;
 }

@@ -81,6 +81,11 @@ struct sched_stats {
     uint64_t steps;
 };
 
+struct sched_step { // the last step planned
+    uint32_t decode_rows, prefill_rows;
+    uint64_t predicted_ns; // what it was expected to take in the worker; 0: nothing was measured yet
+};
+
 struct sched_seq_info {
     uint32_t prompt_count, output_count;
     uint32_t cached_count;  // prompt tokens taken from the cache at first admission
@@ -127,6 +132,7 @@ int sched_lost(struct sched *sched, uint64_t now_ns, struct sched_event *events)
 bool sched_has(const struct sched *sched, uint64_t seq_id);
 void sched_seq_info(const struct sched *sched, uint64_t seq_id, struct sched_seq_info *ret_info);
 void sched_stats(const struct sched *sched, struct sched_stats *ret_stats);
+void sched_last_step(const struct sched *sched, struct sched_step *ret_step);
 
 /* Audits I1..I3 and, through them, pool and prefix. 0 or ERR_FORMAT with the first fault. */
 int sched_check(const struct sched *sched, struct err *err);

@@ -118,6 +118,7 @@ int sched_complete(struct sched *sched, uint64_t now_ns, const struct done_view 
     int r = answer_verify(sched, done);
     if (r < 0) return r;
     sched->in_flight = false;
+    step_cost_learn(&sched->cost, &sched->load, done->header->step_ns);
     uint32_t event_count = 0;
     for (uint32_t i = 0; i < done->header->seq_count; i++) {
         const struct done_seq *answer = &done->seqs[i];

@@ -134,6 +134,15 @@ static uint32_t biases_held(const struct seq *seq)
     return seq->bias_count - (is_short ? 0 : seq->min_bias_count);
 }
 
+/* What the rows add to the step, for its cost. Called once they are in flight. */
+static void load_add(struct step *step, const struct seq *seq, uint32_t rows, bool scores)
+{
+    struct sched *sched = step->sched;
+    bool samples = seq->computed + rows == seq->token_count;
+    step_load_add(&sched->load, rows, seq->computed, scores ? rows : samples);
+    *(rows_wanted(seq) == 1 ? &sched->last_step.decode_rows : &sched->last_step.prefill_rows) += rows;
+}
+
 static void plan_push(struct step *step, uint32_t slot, uint32_t rows)
 {
     struct seq *seq = &step->sched->seqs[slot];
@@ -160,6 +169,7 @@ static void plan_push(struct step *step, uint32_t slot, uint32_t rows)
     int pushed = plan_writer_seq(step->writer, &out);
     CHECK(pushed >= 0);
     seq->rows_in_flight = rows;
+    load_add(step, seq, rows, scores);
     step->rows_left -= rows;
     if (scores) step->score_rows_left -= rows;
     step->seq_count++;
@@ -319,6 +329,8 @@ int sched_plan(struct sched *sched, uint64_t now_ns, struct plan_writer *writer)
         .rows_left = sched->conf.tokens_max,
         .score_rows_left = PLAN_SCORE_ROWS_MAX,
     };
+    sched->load = (struct step_load){0};
+    sched->last_step = (struct sched_step){0};
     plan_writer_begin(writer, sched->step + 1, sched->conf.epoch);
     plan_suspect(&step);
     if (step.seq_count == 0) {
@@ -328,6 +340,7 @@ int sched_plan(struct sched *sched, uint64_t now_ns, struct plan_writer *writer)
         plan_waiting(&step);
     }
     if (step.seq_count == 0) return 0;
+    sched->last_step.predicted_ns = (uint64_t)step_cost_predict(&sched->cost, &sched->load);
     sched->step++;
     sched->in_flight = true;
     return (int)step.seq_count;

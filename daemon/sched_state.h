@@ -5,6 +5,7 @@
 #define KVASIR_DAEMON_SCHED_STATE_H
 
 #include "daemon/sched.h"
+#include "daemon/step_cost.h"
 
 /* States of a sequence; sched_seq_move is the one function that changes it. */
 #define SEQ_EDGES(X) \
@@ -63,6 +64,9 @@ struct sched {
     bool in_flight;
     uint64_t step;
     uint64_t prefix_queries, prefix_hits, preemptions, prompt_tokens_computed;
+    struct step_cost cost;       // learns from every answer
+    struct step_load load;       // of the last step planned
+    struct sched_step last_step; // likewise
 };
 
 static inline uint32_t sched_pages_for(uint32_t tokens)

@@ -183,6 +183,7 @@ static void engine_stepped(void *owner, const struct engine_step *step)
 {
     struct server *server = owner;
     metrics_step(server->metrics, step->token_count, step->step_ns, step->turn_ns);
+    metrics_step_cost(server->metrics, step->prefill_count, step->predicted_ns, step->step_ns);
 }
 
 static void engine_event(void *owner, const struct sched_event *event, const struct done_top *tops)

@@ -215,6 +215,8 @@ static void test_metrics_histograms_are_cumulative(void **state)
     metrics_next_token(rendered.metrics, 3600000000000ull); // above all bounds
     metrics_step(rendered.metrics, 20, 2000000, 150000);
     metrics_step(rendered.metrics, 40, 3000000, 0);
+    metrics_step_cost(rendered.metrics, 0, 0, 2000000); // the first one: nothing was expected
+    metrics_step_cost(rendered.metrics, 32, 2000000, 3000000);
     render(&rendered);
     const char *name = "vllm:inter_token_latency_seconds_bucket";
     assert_true(value_of(&rendered, name, "le=\"0.01\"") == 1);
@@ -232,6 +234,11 @@ static void test_metrics_histograms_are_cumulative(void **state)
     assert_true(value_of(&rendered, "vllm:iteration_tokens_total_bucket", "le=\"32.0\"") == 1);
     assert_true(value_of(&rendered, "kvasir:step_seconds_bucket", "le=\"0.0025\"") == 1);
     assert_true(value_of(&rendered, "kvasir:step_seconds_count", "") == 2);
+    assert_true(value_of(&rendered, "kvasir:step_prefill_tokens_bucket", "le=\"0.0\"") == 1);
+    assert_true(value_of(&rendered, "kvasir:step_prefill_tokens_bucket", "le=\"32.0\"") == 2);
+    assert_true(value_of(&rendered, "kvasir:step_cost_ratio_bucket", "le=\"1.3\"") == 0);
+    assert_true(value_of(&rendered, "kvasir:step_cost_ratio_bucket", "le=\"1.5\"") == 1);
+    assert_true(value_of(&rendered, "kvasir:step_cost_ratio_count", "") == 1);
     assert_true(value_of(&rendered, "kvasir:turn_seconds_bucket", "le=\"0.0001\"") == 0);
     assert_true(value_of(&rendered, "kvasir:turn_seconds_bucket", "le=\"0.0002\"") == 1);
     assert_true(value_of(&rendered, "kvasir:turn_seconds_count", "") == 1); // no turn, no time of it
