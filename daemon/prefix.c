@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "common/base/check.h"
+#include "daemon/prefix_tails.h"
 
 enum { HEAP_NONE = UINT32_MAX };
 
@@ -19,6 +20,7 @@ struct prefix {
     uint32_t heap_count;
     uint32_t idle_count; // SEALED with refcount 0
     uint64_t evictions;
+    struct tails *tails; // owned; every page of the table
 };
 
 int prefix_new(struct pool *pool, struct prefix **ret_prefix)
@@ -33,7 +35,8 @@ int prefix_new(struct pool *pool, struct prefix **ret_prefix)
     prefix->table = malloc(places * sizeof *prefix->table);
     prefix->heap = malloc(pages * sizeof *prefix->heap);
     prefix->heap_place = malloc(pages * sizeof *prefix->heap_place);
-    if (!prefix->table || !prefix->heap || !prefix->heap_place) {
+    int r = tails_new(pool, &prefix->tails);
+    if (r < 0 || !prefix->table || !prefix->heap || !prefix->heap_place) {
         prefix_free(prefix);
         return -ENOMEM;
     }
@@ -49,6 +52,7 @@ void prefix_free(struct prefix *prefix)
     free(prefix->table);
     free(prefix->heap);
     free(prefix->heap_place);
+    tails_free(prefix->tails);
     free(prefix);
 }
 
@@ -74,6 +78,12 @@ uint32_t prefix_find(const struct prefix *prefix, struct hash128 key, uint32_t p
         if (memcmp(pool_tokens(prefix->pool, page_idx), tokens, PAGE_TOKENS * sizeof *tokens) == 0)
             return page_idx;
     }
+}
+
+uint32_t prefix_find_tail(const struct prefix *prefix, struct hash128 root_key, uint32_t parent,
+                          const uint32_t *tokens, uint32_t count, uint32_t *ret_shared)
+{
+    return tails_find(prefix->tails, root_key, parent, tokens, count, ret_shared);
 }
 
 static void table_insert(struct prefix *prefix, uint32_t page_idx)
@@ -160,6 +170,7 @@ void prefix_seal(struct prefix *prefix, uint32_t page_idx, struct hash128 key, u
 {
     pool_seal(prefix->pool, page_idx, key, parent, sums);
     table_insert(prefix, page_idx);
+    tails_add(prefix->tails, page_idx);
     if (parent != PAGE_NONE) heap_update(prefix, parent);
 }
 
@@ -167,6 +178,7 @@ void prefix_hold(struct prefix *prefix, uint32_t page_idx, uint64_t now_ns)
 {
     if (pool_desc(prefix->pool, page_idx)->refcount == 0) prefix->idle_count--;
     pool_pin(prefix->pool, page_idx, now_ns);
+    tails_touch(prefix->tails, page_idx);
     heap_update(prefix, page_idx);
 }
 
@@ -183,6 +195,7 @@ int prefix_evict(struct prefix *prefix)
     uint32_t page_idx = prefix->heap[0];
     uint32_t parent = pool_desc(prefix->pool, page_idx)->parent;
     table_remove(prefix, page_idx);
+    tails_remove(prefix->tails, page_idx);
     pool_evict(prefix->pool, page_idx);
     heap_update(prefix, page_idx); // no longer SEALED: leaves the heap
     if (parent != PAGE_NONE) heap_update(prefix, parent);
@@ -230,5 +243,5 @@ int prefix_check(const struct prefix *prefix, struct err *err)
     for (uint32_t i = 1; i < prefix->heap_count; i++)
         if (leaves_before(prefix, prefix->heap[i], prefix->heap[(i - 1) / 2]))
             return ERR(err, ERR_FORMAT, "prefix: heap order at %u", i);
-    return 0;
+    return tails_check(prefix->tails, err);
 }

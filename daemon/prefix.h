@@ -24,6 +24,12 @@ struct hash128 prefix_key(struct hash128 parent_key, const uint32_t *tokens);
 uint32_t prefix_find(const struct prefix *prefix, struct hash128 key, uint32_t parent,
                      const uint32_t *tokens);
 
+/* The page under parent (PAGE_NONE: one whose key is of root_key) whose tokens share the longest front with the
+ * `count` given, and how many, 1..page_tokens; PAGE_NONE when none has the first. root_key is not looked at under a
+ * parent. Looks at a bounded number, those sealed or held last first. */
+uint32_t prefix_find_tail(const struct prefix *prefix, struct hash128 root_key, uint32_t parent,
+                          const uint32_t *tokens, uint32_t count, uint32_t *ret_shared);
+
 /* Seals a full FILLING page under key and parent and enters it; its refcount stays 1. */
 void prefix_seal(struct prefix *prefix, uint32_t page_idx, struct hash128 key, uint32_t parent,
                  const uint64_t *sums);
@@ -36,7 +42,7 @@ int prefix_evict(struct prefix *prefix);
 uint32_t prefix_idle_count(const struct prefix *prefix);
 uint64_t prefix_evictions(const struct prefix *prefix); // since prefix_new
 
-/* Audits I1 and I2 against the pool. 0 or ERR_FORMAT. */
+/* Audits I1, I2 and the tails against the pool. 0 or ERR_FORMAT. */
 int prefix_check(const struct prefix *prefix, struct err *err);
 
 #endif

@@ -160,6 +160,7 @@ static int seq_fill(struct seq *seq, const struct sched_request *request)
         .page_cap = sched_pages_for(tokens_max),
         .root_key = request->root_key,
         .key = request->root_key,
+        .tail_page = PAGE_NONE,
     };
     seq->tokens = malloc(tokens_max * sizeof *seq->tokens);
     seq->pages = malloc(seq->page_cap * sizeof *seq->pages);
@@ -190,9 +191,16 @@ int sched_submit(struct sched *sched, const struct sched_request *request, uint6
     return 0;
 }
 
+void sched_seq_release_tail(struct sched *sched, struct seq *seq, uint64_t now_ns)
+{
+    if (seq->tail_page != PAGE_NONE) prefix_release(sched->prefix, seq->tail_page, now_ns);
+    seq->tail_page = PAGE_NONE;
+}
+
 void sched_seq_release_pages(struct sched *sched, struct seq *seq, uint64_t now_ns)
 {
     uint32_t sealed = seq->computed / PAGE_TOKENS;
+    sched_seq_release_tail(sched, seq, now_ns);
     /* Last first: a chain leaves the cache from its end. */
     for (uint32_t i = seq->page_count; i-- > 0;) {
         if (i < sealed) prefix_release(sched->prefix, seq->pages[i], now_ns);

@@ -17,7 +17,8 @@
  *
  *   I1: a running sequence holds ceil(k / PAGE_TOKENS) pages for some k >= computed; its first
  *       computed / PAGE_TOKENS pages are SEALED and held once by it, the others FILLING.
- *   I2: refcount of every page == number of running sequences that hold it.
+ *   I2: refcount of every page == number of running sequences that hold it, as one of their pages or until the end
+ *       of a page of theirs is copied from it.
  *   I3: a waiting sequence holds no page; those that were running before stand in front.
  *
  * Later: deadlines, tenants' shares, draft tokens, several groups (a sched a group, one pool). */

@@ -2,6 +2,7 @@
 /* sched_check - audit of the scheduler's invariants, for the simulation and the slow checks. */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "daemon/sched_state.h"
 
@@ -29,6 +30,14 @@ static int seq_check(const struct sched *sched, uint32_t slot, uint32_t *holders
             return ERR(err, ERR_FORMAT, "sched: seq %u: page %u is not of its tokens", slot, i);
         parent = seq->pages[i];
     }
+    if (seq->tail_page == PAGE_NONE) return 0;
+    uint32_t tail = seq->computed % PAGE_TOKENS;
+    holders[seq->tail_page]++;
+    if (tail == 0 || pool_desc(sched->pool, seq->tail_page)->parent != parent ||
+        pool_desc(sched->pool, seq->pages[sealed])->filled != 0 ||
+        memcmp(pool_tokens(sched->pool, seq->tail_page), seq->tokens + sealed * PAGE_TOKENS,
+               tail * sizeof *seq->tokens) != 0)
+        return ERR(err, ERR_FORMAT, "sched: seq %u: page %u is not of its tail", slot, seq->tail_page);
     return 0;
 }
 

@@ -55,12 +55,22 @@ static void page_seal(struct sched *sched, struct seq *seq, uint32_t page, const
     prefix_seal(sched->prefix, page_idx, key, parent, sums);
 }
 
+/* The copied tokens of the page that a cached prefix ended in. */
+static void tail_book(struct sched *sched, struct seq *seq, uint64_t now_ns)
+{
+    if (seq->tail_page == PAGE_NONE) return;
+    uint32_t page = seq->computed / PAGE_TOKENS;
+    pool_fill(sched->pool, seq->pages[page], seq->tokens + page * PAGE_TOKENS, seq->computed % PAGE_TOKENS);
+    sched_seq_release_tail(sched, seq, now_ns);
+}
+
 /* Books the rows of the step in flight: fills pages, seals the full ones. */
 static void rows_book(struct sched *sched, struct seq *seq, const struct done_view *done, uint64_t now_ns)
 {
     uint32_t end = seq->computed + seq->rows_in_flight;
     if (seq->computed < seq->prompt_count)
         sched->prompt_tokens_computed += (end < seq->prompt_count ? end : seq->prompt_count) - seq->computed;
+    tail_book(sched, seq, now_ns);
     while (seq->computed < end) {
         uint32_t page = seq->computed / PAGE_TOKENS, page_end = (page + 1) * PAGE_TOKENS;
         uint32_t stop = page_end < end ? page_end : end;
@@ -129,7 +139,7 @@ int sched_complete(struct sched *sched, uint64_t now_ns, const struct done_view 
 }
 
 /* Rows below `computed` were finished by earlier steps and the lost step wrote only rows past them, so
- * the pages stay and the same rows are planned again. */
+ * the pages stay and the same rows are planned again, and so is the copy they may begin with. */
 int sched_lost(struct sched *sched, uint64_t now_ns, struct sched_event *events)
 {
     int event_count = 0;

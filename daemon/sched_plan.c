@@ -63,6 +63,16 @@ static void preempt(struct step *step, uint32_t slot)
     sched->preemptions++;
 }
 
+/* Computes what was to be copied: the page it would come from is needed, and nobody else has one to give. */
+static void tail_forget(struct step *step, struct seq *seq)
+{
+    uint32_t tokens = seq->computed % PAGE_TOKENS;
+    if (seq->cached_count == seq->computed) seq->cached_count -= tokens;
+    step->sched->prefix_hits -= tokens;
+    seq->computed -= tokens;
+    sched_seq_release_tail(step->sched, seq, step->now_ns);
+}
+
 /* One more page for a sequence: free, evicted, or taken from a younger one. */
 static int page_add(struct step *step, uint32_t slot)
 {
@@ -77,7 +87,11 @@ static int page_add(struct step *step, uint32_t slot)
         }
         if (prefix_evict(sched->prefix) == 0) continue;
         uint32_t victim = victim_for(step, slot);
-        if (victim == SEQ_NONE) return -ENOSPC;
+        if (victim == SEQ_NONE) {
+            if (seq->tail_page == PAGE_NONE) return -ENOSPC;
+            tail_forget(step, seq);
+            continue;
+        }
         preempt(step, victim);
         step->preempted = true;
     }
@@ -127,6 +141,18 @@ static void plan_push_pages(const struct step *step, const struct seq *seq, stru
     }
 }
 
+static void plan_push_tail(const struct step *step, const struct seq *seq, uint32_t seq_idx)
+{
+    const struct plan_copy copy = {
+        .seq_idx = seq_idx,
+        .token_count = seq->computed % PAGE_TOKENS,
+        .page_idx = seq->tail_page,
+        .generation = pool_desc(step->sched->pool, seq->tail_page)->generation,
+    };
+    int pushed = plan_writer_copy(step->writer, &copy);
+    CHECK(pushed >= 0); // room for one a sequence
+}
+
 /* Biases that hold for the token sampled now: the last min_bias_count come off once min_output is reached. */
 static uint32_t biases_held(const struct seq *seq)
 {
@@ -168,6 +194,7 @@ static void plan_push(struct step *step, uint32_t slot, uint32_t rows)
         out.bias_first = (uint32_t)plan_writer_biases(step->writer, seq->biases, out.bias_count);
     int pushed = plan_writer_seq(step->writer, &out);
     CHECK(pushed >= 0);
+    if (seq->tail_page != PAGE_NONE) plan_push_tail(step, seq, (uint32_t)pushed);
     seq->rows_in_flight = rows;
     load_add(step, seq, rows, scores);
     step->rows_left -= rows;
@@ -230,63 +257,90 @@ static void plan_running(struct step *step, bool decodes)
 
 /* ---- admission ---- */
 
-/* Cached pages at the front of its tokens; at least one token is left to compute. */
-static uint32_t prefix_match(const struct sched *sched, const struct seq *seq, uint32_t *ret_idle)
+/* What the cache has of a sequence's tokens. */
+struct match {
+    uint32_t page_count;  // whole pages at the front
+    uint32_t idle_count;  // of them those that nobody holds
+    uint32_t tail_page;   // whose first tail_tokens tokens come next, or PAGE_NONE
+    uint32_t tail_tokens; // below PAGE_TOKENS
+};
+
+/* At least one token is left to compute. */
+static struct match prefix_match(const struct sched *sched, const struct seq *seq)
 {
-    uint32_t parent = PAGE_NONE, count = 0;
+    struct match match = {.tail_page = PAGE_NONE};
+    uint32_t parent = PAGE_NONE;
     struct hash128 key = seq->root_key;
-    *ret_idle = 0;
-    if (is_scoring(seq)) return 0;
-    while ((count + 1) * PAGE_TOKENS < seq->token_count) {
-        const uint32_t *tokens = seq->tokens + count * PAGE_TOKENS;
+    if (is_scoring(seq)) return match;
+    while ((match.page_count + 1) * PAGE_TOKENS < seq->token_count) {
+        const uint32_t *tokens = seq->tokens + match.page_count * PAGE_TOKENS;
         key = prefix_key(key, tokens);
         uint32_t page_idx = prefix_find(sched->prefix, key, parent, tokens);
         if (page_idx == PAGE_NONE) break;
-        *ret_idle += pool_desc(sched->pool, page_idx)->refcount == 0;
+        match.idle_count += pool_desc(sched->pool, page_idx)->refcount == 0;
         parent = page_idx;
-        count++;
+        match.page_count++;
     }
-    return count;
+    uint32_t first = match.page_count * PAGE_TOKENS;
+    match.tail_page = prefix_find_tail(sched->prefix, seq->root_key, parent, seq->tokens + first,
+                                       seq->token_count - 1 - first, &match.tail_tokens);
+    return match;
 }
 
-static void prefix_take(struct sched *sched, struct seq *seq, uint32_t count, uint64_t now_ns)
+static void prefix_take(struct step *step, uint32_t slot, const struct match *match)
 {
+    struct sched *sched = step->sched;
+    struct seq *seq = &sched->seqs[slot];
     uint32_t parent = PAGE_NONE;
-    for (uint32_t i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < match->page_count; i++) {
         const uint32_t *tokens = seq->tokens + i * PAGE_TOKENS;
         seq->key = prefix_key(seq->key, tokens);
         parent = prefix_find(sched->prefix, seq->key, parent, tokens);
         CHECK(parent != PAGE_NONE);
-        prefix_hold(sched->prefix, parent, now_ns);
+        prefix_hold(sched->prefix, parent, step->now_ns);
         seq->pages[i] = parent;
     }
-    seq->page_count = count;
-    seq->computed = count * PAGE_TOKENS;
+    seq->page_count = match->page_count;
+    seq->computed = match->page_count * PAGE_TOKENS;
+    if (match->tail_page == PAGE_NONE) return;
+    prefix_hold(sched->prefix, match->tail_page, step->now_ns); // first: page_add may evict
+    int r = page_add(step, slot);
+    CHECK(r == 0); // admit counted it
+    seq->tail_page = match->tail_page;
+    seq->computed += match->tail_tokens;
 }
 
-/* Admits the sequence at the front if all its tokens fit beside one more page for each running one. */
-static bool admit(struct step *step, uint32_t slot)
+/* Whether all tokens of a sequence fit beside one more page for each running one: their prompts come first. A tail
+ * that would keep it out, because its page could be evicted otherwise, is taken out of the match. */
+static bool fits(const struct sched *sched, const struct seq *seq, struct match *match)
 {
-    struct sched *sched = step->sched;
-    struct seq *seq = &sched->seqs[slot];
-    uint32_t idle_hits;
-    if (sched->running.count == sched->conf.seqs_max) return false;
-    uint32_t hits = prefix_match(sched, seq, &idle_hits);
-    uint64_t need = sched_pages_for(seq->token_count) - hits;
-    uint64_t have = pool_free_count(sched->pool) + (uint64_t)prefix_idle_count(sched->prefix) - idle_hits;
-    for (uint32_t i = sched->running.first; i != SEQ_NONE;
-         i = sched->seqs[i].next) { // their prompts come first
+    uint64_t need = sched_pages_for(seq->token_count) - match->page_count;
+    uint64_t have = pool_free_count(sched->pool) + (uint64_t)prefix_idle_count(sched->prefix) -
+                    match->idle_count;
+    for (uint32_t i = sched->running.first; i != SEQ_NONE; i = sched->seqs[i].next) {
         const struct seq *other = &sched->seqs[i];
         uint32_t pages = sched_pages_for(other->token_count + 1);
         need += pages > other->page_count ? pages - other->page_count : 0;
     }
-    if (need > have) return false;
+    bool is_idle = match->tail_page != PAGE_NONE && pool_desc(sched->pool, match->tail_page)->refcount == 0;
+    if (need + is_idle > have) match->tail_page = PAGE_NONE;
+    return need <= have;
+}
+
+/* Admits the sequence at the front if it fits. */
+static bool admit(struct step *step, uint32_t slot)
+{
+    struct sched *sched = step->sched;
+    struct seq *seq = &sched->seqs[slot];
+    if (sched->running.count == sched->conf.seqs_max) return false;
+    struct match match = prefix_match(sched, seq);
+    if (!fits(sched, seq, &match)) return false;
     sched_seq_move(sched, slot, SEQ_RUNNING, false);
-    prefix_take(sched, seq, hits, step->now_ns);
+    prefix_take(step, slot, &match);
     sched->prefix_queries += seq->token_count;
-    sched->prefix_hits += hits * PAGE_TOKENS;
+    sched->prefix_hits += seq->computed;
     if (!seq->admitted) {
-        seq->cached_count = hits * PAGE_TOKENS;
+        seq->cached_count = seq->computed;
         seq->admitted_ns = step->now_ns;
     }
     seq->admitted = true;

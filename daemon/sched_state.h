@@ -43,6 +43,9 @@ struct seq {
     uint32_t *pages; // owned, (page_cap): only page_count in use
     uint32_t page_count, page_cap;
     struct hash128 root_key, key; // key of the last sealed page, or root_key
+    /* Held: the next step with rows of this sequence copies its first computed % PAGE_TOKENS tokens to the page of
+     * `computed`. PAGE_NONE: nothing is to be copied, or the step that did was answered. */
+    uint32_t tail_page;
 
     uint32_t rows_in_flight; // 0: not in the step in flight
     uint32_t losses;         // steps with it that were lost, since one was answered
@@ -84,6 +87,9 @@ struct seq *sched_seq_find(const struct sched *sched, uint64_t seq_id);
 
 /* Moves a sequence between lists and states along SEQ_EDGES; front: at the list's front. */
 void sched_seq_move(struct sched *sched, uint32_t slot, enum seq_state to, bool front);
+
+/* The page that its tail is copied from is needed no more. */
+void sched_seq_release_tail(struct sched *sched, struct seq *seq, uint64_t now_ns);
 
 /* Gives back every page: sealed ones stay cached, FILLING ones are dropped; computed becomes 0. */
 void sched_seq_release_pages(struct sched *sched, struct seq *seq, uint64_t now_ns);

@@ -100,6 +100,20 @@ static int page_check(struct pages *pages, const struct plan_page *page, bool is
     return 0;
 }
 
+/* What is copied is complete and stays as it is: SEALED. */
+static int copy_check(const struct pages *pages, const struct plan_copy *copy, struct err *err)
+{
+    CHECK(copy->page_idx < pages->header.geometry.page_count); // plan_verify
+    const struct page_desc *desc = &pages->descs[copy->page_idx];
+    uint32_t state = __atomic_load_n(&desc->state, __ATOMIC_ACQUIRE);           // as in page_check
+    uint32_t generation = __atomic_load_n(&desc->generation, __ATOMIC_RELAXED); // ordered by state's
+    if (state == PAGE_SEALED && generation == copy->generation) return 0;
+    return ERR(err, ERR_PEER,
+               "page %" PRIu32 " generation %" PRIu32 ": is in state %" PRIu32 " generation %" PRIu32
+               ", to be copied",
+               copy->page_idx, copy->generation, state, generation);
+}
+
 int pages_check(struct pages *pages, const struct plan_view *plan, struct err *err)
 {
     const struct pool_geometry *geometry = &pages->header.geometry;
@@ -115,6 +129,10 @@ int pages_check(struct pages *pages, const struct plan_view *plan, struct err *e
             int r = page_check(pages, &plan->pages[seq->page_first + i], i >= written_first, err);
             if (r < 0) return r;
         }
+    }
+    for (uint32_t i = 0; i < plan->header->copy_count; i++) {
+        int r = copy_check(pages, &plan->copies[i], err);
+        if (r < 0) return r;
     }
     return 0;
 }

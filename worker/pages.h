@@ -20,7 +20,8 @@ const struct pool_header *pages_header(const struct pages *pages); // verified p
 void *pages_payload(const struct pages *pages);                    // (page_count, page_bytes), writable
 
 /* Checks a verified plan against the descriptors (rule 2): every page's generation is the plan's; a page that
- * the step writes is FILLING and stands in the plan once; one that it only reads is FILLING or SEALED.
+ * the step writes is FILLING and stands in the plan once; one that it only reads is FILLING or SEALED; one that is
+ * copied from is SEALED.
  * ERR_PEER names the first that is not. */
 int pages_check(struct pages *pages, const struct plan_view *plan, struct err *err);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* step - see step.h. The order of a step:
  *
- *   1 verify the plan, then its pages against the descriptors
+ *   1 verify the plan, then its pages against the descriptors; copy pages where a cached prefix ends inside one
  *   2 lay it out as a batch for the model, and list which rows need logits and what for (jobs)
  *   3 forward; then the jobs on all threads. When there are more logit rows than the model holds, 3 is
  *     repeated for the next ones: the model writes the same keys and values again, bit for bit
@@ -242,6 +242,18 @@ static int sample_rows(struct step *step, const float *logits, uint32_t first, u
     return 0;
 }
 
+/* All of a page: what lies behind the tokens that count is never read before it is written. */
+static void run_copy(void *arg, uint32_t piece)
+{
+    struct step *step = arg;
+    const struct plan_copy *copy = &step->plan.copies[piece];
+    const struct plan_seq *seq = &step->plan.seqs[copy->seq_idx];
+    uint32_t to = step->plan.pages[seq->page_first + seq->pos_first / step->limits.page_tokens].page_idx;
+    uint8_t *payload = pages_payload(step->pages);
+    CHECK(to != copy->page_idx); // plan_verify
+    memcpy(payload + to * step->page_bytes, payload + copy->page_idx * step->page_bytes, step->page_bytes);
+}
+
 static void run_seal(void *arg, uint32_t piece)
 {
     struct step *step = arg;
@@ -335,6 +347,7 @@ static int compute(struct step *step, const void *bytes, size_t len, struct step
     if (header->epoch != step->epoch) return ERR(err, ERR_PEER, "plan: of another epoch");
     r = pages_check(step->pages, &step->plan, err);
     if (r < 0) return r;
+    if (header->copy_count > 0) model_parallel(step->model, run_copy, step, header->copy_count);
     lay_out(step);
     const struct kern_batch batch = {
         .row_count = header->token_count,

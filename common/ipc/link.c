@@ -93,6 +93,7 @@ static uint64_t link_layout_sum(void)
         sizeof(struct plan_limits),
         sizeof(struct plan_header),
         sizeof(struct plan_seq),
+        sizeof(struct plan_copy),
         sizeof(struct done_header),
         sizeof(struct done_seq),
         sizeof(struct done_score),

@@ -56,6 +56,7 @@ size_t plan_bytes_max(const struct plan_limits *limits)
         .pages = limits->pages_max,
         .history = limits->history_max,
         .biases = limits->biases_max,
+        .copies = limits->seqs_max,
     };
     return plan_shape_of(&max).end;
 }
@@ -99,7 +100,7 @@ static int header_verify(const struct plan_header *header, size_t len, const str
     if (header->bytes != len)
         return ERR(err, ERR_PEER, "plan: %u bytes in a slot of %zu", header->bytes, len);
     if (header->step == 0) return ERR(err, ERR_PEER, "plan: step 0");
-    uint32_t reserved = header->copy_count;
+    uint32_t reserved = 0;
     for (size_t i = 0; i < COUNT_OF(header->reserved); i++) reserved |= header->reserved[i];
     if (reserved != 0) return ERR(err, ERR_PEER, "plan: a reserved header field is set");
     if (header->seq_count == 0 || header->seq_count > limits->seqs_max)
@@ -112,6 +113,7 @@ static int header_verify(const struct plan_header *header, size_t len, const str
         {"page table entries", header->page_count, limits->pages_max},
         {"history tokens", header->history_count, limits->history_max},
         {"biases", header->bias_count, limits->biases_max},
+        {"copies", header->copy_count, header->seq_count},
     };
     for (size_t i = 0; i < COUNT_OF(rows); i++)
         if (rows[i].value > rows[i].max)
@@ -199,6 +201,24 @@ static int seq_verify(const struct plan_view *view, uint32_t seq_idx, uint32_t r
     return sampling_verify(seq, seq_idx, limits, err);
 }
 
+static int copies_verify(const struct plan_view *view, const struct plan_limits *limits, struct err *err)
+{
+    for (uint32_t i = 0; i < view->header->copy_count; i++) {
+        const struct plan_copy *copy = &view->copies[i];
+        if (copy->seq_idx >= view->header->seq_count || (i > 0 && copy->seq_idx <= copy[-1].seq_idx))
+            return ERR(err, ERR_PEER, "plan: copy %u is of sequence %u", i, copy->seq_idx);
+        const struct plan_seq *seq = &view->seqs[copy->seq_idx];
+        uint32_t wanted = seq->pos_first % limits->page_tokens;
+        if (copy->token_count == 0 || copy->token_count != wanted)
+            return ERR(err, ERR_PEER, "plan: copy %u: %u tokens, wanted %u", i, copy->token_count, wanted);
+        uint32_t to = view->pages[seq->page_first + seq->pos_first / limits->page_tokens].page_idx;
+        if (copy->page_idx >= limits->pool_pages || copy->page_idx == to || copy->generation == 0)
+            return ERR(err, ERR_PEER, "plan: copy %u is of page %u of %u, generation %u, to page %u", i,
+                       copy->page_idx, limits->pool_pages, copy->generation, to);
+    }
+    return 0;
+}
+
 int plan_verify(const void *bytes, size_t len, const struct plan_limits *limits, struct plan_view *ret_view,
                 struct err *err)
 {
@@ -214,6 +234,7 @@ int plan_verify(const void *bytes, size_t len, const struct plan_limits *limits,
         .pages = header->page_count,
         .history = header->history_count,
         .biases = header->bias_count,
+        .copies = header->copy_count,
     };
     struct plan_shape at = plan_shape_of(&counts);
     if (at.end != len) return ERR(err, ERR_PEER, "plan: %zu bytes, its counts need %zu", len, at.end);
@@ -224,6 +245,7 @@ int plan_verify(const void *bytes, size_t len, const struct plan_limits *limits,
         .pages = (const struct plan_page *)(base + at.pages),
         .history = (const uint32_t *)(base + at.history),
         .biases = (const struct plan_bias *)(base + at.biases),
+        .copies = (const struct plan_copy *)(base + at.copies),
     };
     if (!padding_is_zero(base, at.tokens + counts.tokens * sizeof(uint32_t), at.pages) ||
         !padding_is_zero(base, at.history + counts.history * sizeof(uint32_t), at.biases))
@@ -238,6 +260,8 @@ int plan_verify(const void *bytes, size_t len, const struct plan_limits *limits,
     }
     if (row_next != header->token_count)
         return ERR(err, ERR_PEER, "plan: %u rows, sequences have %u", header->token_count, row_next);
+    r = copies_verify(&view, limits, err);
+    if (r < 0) return r;
     *ret_view = view;
     return 0;
 }

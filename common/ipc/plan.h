@@ -2,6 +2,7 @@
 /* plan - one step's order (daemon -> worker) and one step's answer (worker -> daemon) as flat bytes.
  *
  *   plan  | header | seqs[] | tokens u32[] | pages {idx,generation}[] | history u32[] | biases {token,bias}[] |
+ *         | copies[] |
  *   done  | header | seqs[] | scores[] | tops {token,logprob}[] | seals[] |
  *
  * Sections follow each other at 8-byte aligned offsets given by the counts in the header. The reader
@@ -11,8 +12,7 @@
  * which is why a request can be replayed on any worker.
  *
  * Room for what comes later, zero until then: token masks (mask_first/mask_words), draft tokens
- * (draft_count: the last draft_count rows of a sequence are guesses), adapters (adapter_id), page
- * copies (copy_count in the header). */
+ * (draft_count: the last draft_count rows of a sequence are guesses), adapters (adapter_id). */
 #ifndef KVASIR_IPC_PLAN_H
 #define KVASIR_IPC_PLAN_H
 
@@ -51,7 +51,7 @@ struct plan_header {
     uint64_t step;  // 1, 2, 3, ... within an epoch
     uint64_t epoch; // of the pool
     uint32_t seq_count, token_count, page_count, history_count, bias_count;
-    uint32_t copy_count; // reserved, 0
+    uint32_t copy_count;
     uint32_t reserved[4];
 };
 static_assert(sizeof(struct plan_header) == 64, "plan v1");
@@ -93,6 +93,17 @@ struct plan_bias {
     float bias; // added to the logit before temperature; -INFINITY bans; neither NaN nor +INFINITY
 };
 
+/* A hit that ends inside a page: before the rows are computed the payload of a sealed page is copied into the page
+ * of the sequence's pos_first, which is FILLING. Its first token_count positions hold what the sequence has there;
+ * what is behind them is another's, never read, and written by the rows. At most one a sequence, by seq_idx. */
+struct plan_copy {
+    uint32_t seq_idx;     // in this plan, growing
+    uint32_t token_count; // pos_first % page_tokens of the sequence, > 0
+    uint32_t page_idx;    // from
+    uint32_t generation;
+};
+static_assert(sizeof(struct plan_copy) == 16, "plan v2");
+
 /* Verified view of a plan: pointers into the bytes. */
 struct plan_view {
     const struct plan_header *header;
@@ -101,6 +112,7 @@ struct plan_view {
     const struct plan_page *pages;
     const uint32_t *history;
     const struct plan_bias *biases;
+    const struct plan_copy *copies;
 };
 
 enum done_seq_flags {
@@ -176,7 +188,8 @@ size_t plan_bytes_max(const struct plan_limits *limits);
 size_t done_bytes_max(const struct plan_limits *limits);
 
 /* Verifies [bytes, bytes+len) (8-byte aligned) and fills the view. ERR_PEER with the reason.
- * plan_verify: also that rows follow each other without gaps, that page tables cover their positions exactly,
+ * plan_verify: also that rows follow each other without gaps, that page tables cover their positions exactly, that a
+ * copy ends where its sequence's rows begin,
  * that padding and reserved fields are zero, and that sampling parameters are finite and in range.
  * done_verify: also that it answers exactly `plan`: step, epoch, the same sequences in the same order, a token
  * where one was asked for and nowhere else, the plan's score targets, and the seals that the plan implies.
@@ -199,6 +212,7 @@ int plan_writer_tokens(struct plan_writer *writer, const uint32_t *tokens, uint3
 int plan_writer_pages(struct plan_writer *writer, const struct plan_page *pages, uint32_t count);
 int plan_writer_history(struct plan_writer *writer, const uint32_t *tokens, uint32_t count);
 int plan_writer_biases(struct plan_writer *writer, const struct plan_bias *biases, uint32_t count);
+int plan_writer_copy(struct plan_writer *writer, const struct plan_copy *copy); // room where a sequence has
 uint32_t plan_writer_seq_count(const struct plan_writer *writer);
 uint32_t plan_writer_token_count(const struct plan_writer *writer);
 /* Room left: lets the scheduler check a whole sequence before it pushes any of it. */

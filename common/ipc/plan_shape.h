@@ -10,11 +10,11 @@
 static_assert(sizeof(size_t) == 8, "section offsets are 64-bit");
 
 struct plan_counts {
-    uint32_t seqs, tokens, pages, history, biases;
+    uint32_t seqs, tokens, pages, history, biases, copies;
 };
 
 struct plan_shape { // byte offsets; end is the size
-    size_t seqs, tokens, pages, history, biases, end;
+    size_t seqs, tokens, pages, history, biases, copies, end;
 };
 
 struct done_counts {
@@ -38,7 +38,8 @@ static inline struct plan_shape plan_shape_of(const struct plan_counts *counts)
     at.pages = at.tokens + plan_pad(counts->tokens * sizeof(uint32_t));
     at.history = at.pages + counts->pages * sizeof(struct plan_page);
     at.biases = at.history + plan_pad(counts->history * sizeof(uint32_t));
-    at.end = at.biases + counts->biases * sizeof(struct plan_bias);
+    at.copies = at.biases + counts->biases * sizeof(struct plan_bias);
+    at.end = at.copies + counts->copies * sizeof(struct plan_copy);
     return at;
 }
 

@@ -18,6 +18,7 @@ struct plan_writer {
     struct plan_page *pages;   // owned, (pages_max)
     uint32_t *history;         // owned, (history_max)
     struct plan_bias *biases;  // owned, (biases_max)
+    struct plan_copy *copies;  // owned, (seqs_max)
 };
 
 struct done_writer {
@@ -67,7 +68,9 @@ int plan_writer_new(const struct plan_limits *limits, struct plan_writer **ret_w
     writer->pages = array_new(limits->pages_max, sizeof *writer->pages);
     writer->history = array_new(limits->history_max, sizeof *writer->history);
     writer->biases = array_new(limits->biases_max, sizeof *writer->biases);
-    if (!writer->seqs || !writer->tokens || !writer->pages || !writer->history || !writer->biases) {
+    writer->copies = array_new(limits->seqs_max, sizeof *writer->copies);
+    if (!writer->seqs || !writer->tokens || !writer->pages || !writer->history || !writer->biases ||
+        !writer->copies) {
         plan_writer_free(writer);
         return -ENOMEM;
     }
@@ -83,6 +86,7 @@ void plan_writer_free(struct plan_writer *writer)
     free(writer->pages);
     free(writer->history);
     free(writer->biases);
+    free(writer->copies);
     free(writer);
 }
 
@@ -121,6 +125,11 @@ int plan_writer_biases(struct plan_writer *writer, const struct plan_bias *biase
                 sizeof *biases);
 }
 
+int plan_writer_copy(struct plan_writer *writer, const struct plan_copy *copy)
+{
+    return push(writer->copies, &writer->counts.copies, writer->limits.seqs_max, copy, 1, sizeof *copy);
+}
+
 uint32_t plan_writer_seq_count(const struct plan_writer *writer)
 {
     return writer->counts.seqs;
@@ -156,13 +165,15 @@ size_t plan_writer_finish(struct plan_writer *writer, void *slot, size_t slot_by
         .page_count = counts->pages,
         .history_count = counts->history,
         .bias_count = counts->biases,
+        .copy_count = counts->copies,
     };
     put(slot, 0, at.seqs, &header, sizeof header);
     put(slot, at.seqs, at.tokens, writer->seqs, counts->seqs * sizeof *writer->seqs);
     put(slot, at.tokens, at.pages, writer->tokens, counts->tokens * sizeof *writer->tokens);
     put(slot, at.pages, at.history, writer->pages, counts->pages * sizeof *writer->pages);
     put(slot, at.history, at.biases, writer->history, counts->history * sizeof *writer->history);
-    put(slot, at.biases, at.end, writer->biases, counts->biases * sizeof *writer->biases);
+    put(slot, at.biases, at.copies, writer->biases, counts->biases * sizeof *writer->biases);
+    put(slot, at.copies, at.end, writer->copies, counts->copies * sizeof *writer->copies);
     return at.end;
 }
 

@@ -62,6 +62,21 @@ def test_in_company_and_cached():
         require(d.metric("vllm:prefix_cache_hits_total") > 0, "nothing was cached")
 
 
+def test_where_a_cached_prefix_ends_inside_a_page():
+    with Daemon(model_path(), "--max-model-len", MODEL_LEN) as d:
+        ids = list(range(1000, 1080))
+        d.post("/v1/completions", {"prompt": ids, "max_tokens": 1})
+        for cut in (1, 7, 15, 16, 17, 40, 63, 79):
+            body = {"prompt": ids[:cut] + [500 + cut] * 3, "max_tokens": 4, "temperature": 0, "logprobs": 3,
+                    "return_token_ids": True}
+            cached = d.post("/v1/completions", body)["usage"]["prompt_tokens_details"]["cached_tokens"]
+            require(cached == cut, f"{cached} cached tokens instead of {cut}")
+            alone = bits(d, {**body, "cache_salt": f"cut {cut}"})  # a salt of its own: nothing is cached
+            check_equal([bits(d, body)], [alone])
+        usage = d.post("/v1/completions", {"prompt": ids, "max_tokens": 1})["usage"]
+        require(usage["prompt_tokens_details"]["cached_tokens"] == 79, f"all but one were cached: {usage}")
+
+
 def test_in_chunks_of_a_few_tokens():
     with Daemon(model_path(), "--max-model-len", MODEL_LEN, "--max-num-seqs", 8,
                 "--max-num-batched-tokens", 24) as d:

@@ -22,6 +22,12 @@ static void walk_plan(const struct plan_view *plan)
         for (uint32_t i = 0; i < count; i++) sum += plan->pages[seq->page_first + first + i].generation;
         if (first + count > seq->page_count) abort();
     }
+    for (uint32_t i = 0; i < plan->header->copy_count; i++) {
+        const struct plan_copy *copy = &plan->copies[i];
+        const struct plan_seq *seq = &plan->seqs[copy->seq_idx];
+        uint32_t to = plan->pages[seq->page_first + seq->pos_first / sample_limits.page_tokens].page_idx;
+        if (to == copy->page_idx || copy->page_idx >= sample_limits.pool_pages) abort();
+    }
     sink = sum;
 }
 

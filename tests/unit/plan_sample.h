@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* plan_sample - one plan and its completion that use every section, for the tests of both. Three sequences:
- * a decode with penalties and alternatives, a prefill chunk with scores that fills two pages, and the last
+ * a decode with penalties and alternatives, a prefill chunk with scores that begins with the copied end of a cached
+ * prefix and fills two pages, and the last
  * chunk of a prompt with biases. */
 #ifndef KVASIR_TESTS_UNIT_PLAN_SAMPLE_H
 #define KVASIR_TESTS_UNIT_PLAN_SAMPLE_H
@@ -66,7 +67,9 @@ static inline size_t sample_plan(struct plan_writer *writer, void *slot)
     prefill.page_count = 3;
     prefill.score_target = 999;
     prefill.logprobs = 1;
-    (void)plan_writer_seq(writer, &prefill);
+    struct plan_copy copy = {.token_count = 10, .page_idx = 20, .generation = 9}; // its first ten positions
+    copy.seq_idx = (uint32_t)plan_writer_seq(writer, &prefill);
+    (void)plan_writer_copy(writer, &copy);
 
     struct plan_seq last = sample_seq(13); // positions 0 to 15: one page, filled
     last.flags = PLAN_SAMPLE | PLAN_SCORE;

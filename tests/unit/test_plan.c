@@ -78,6 +78,8 @@ static void test_plan_carries_what_was_written(void **state)
     assert_int_equal(view->pages[view->seqs[2].page_first].page_idx, 5);
     assert_int_equal(view->history[4], 104);
     assert_true(view->biases[1].bias == 2.5f);
+    assert_int_equal(view->header->copy_count, 1);
+    assert_int_equal(view->copies[0].page_idx, 20);
     uint32_t first;
     assert_int_equal(plan_seq_filled(&view->seqs[0], 16, &first), 0);
     assert_int_equal(plan_seq_filled(&view->seqs[1], 16, &first), 2);
@@ -147,15 +149,14 @@ static void test_plan_refuses_numbers_out_of_range(void **state)
     struct fixture *f = *state;
     const struct plan_header *header = f->plan_view.header;
     const struct plan_seq *seqs = f->plan_view.seqs;
-    const uint32_t *counts[] = {&header->seq_count, &header->token_count, &header->page_count,
-                                &header->history_count, &header->bias_count};
+    const uint32_t *counts[] = {&header->seq_count,     &header->token_count, &header->page_count,
+                                &header->history_count, &header->bias_count,  &header->copy_count};
     const uint32_t values[] = {0, 1000, UINT32_MAX, UINT32_MAX / 112 + 1, UINT32_MAX / 2};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
         for (size_t v = 0; v < sizeof values / sizeof *values; v++) refuse_u32(f, counts[i], values[v]);
     refuse_u32(f, &header->magic, DONE_MAGIC);
     refuse_u32(f, &header->bytes, (uint32_t)f->plan_bytes - 1);
     refuse_u32(f, (const uint32_t *)&header->step, 0);
-    refuse_u32(f, &header->copy_count, 1);
     refuse_u32(f, &header->reserved[3], 1);
     refuse_u32(f, &f->plan_view.tokens[43], 1000);
     refuse_u32(f, &f->plan_view.history[4], UINT32_MAX);
@@ -210,6 +211,20 @@ static void test_plan_refuses_numbers_out_of_range(void **state)
     refuse_f32(f, &seqs[0].min_p, -0.01f);
     refuse_f32(f, &seqs[0].min_p, 1.01f);
     refuse_f32(f, &seqs[0].repetition_penalty, 0);
+}
+
+static void test_plan_refuses_copies_that_do_not_fit(void **state)
+{
+    struct fixture *f = *state;
+    const struct plan_copy *copy = f->plan_view.copies;
+    refuse_u32(f, &copy->seq_idx, 0); // its rows begin elsewhere
+    refuse_u32(f, &copy->seq_idx, 3);
+    refuse_u32(f, &copy->token_count, 0);
+    refuse_u32(f, &copy->token_count, 9);
+    refuse_u32(f, &copy->token_count, 26);
+    refuse_u32(f, &copy->page_idx, 32);
+    refuse_u32(f, &copy->page_idx, 2); // to itself
+    refuse_u32(f, &copy->generation, 0);
 }
 
 static void test_done_refuses_what_the_plan_did_not_ask(void **state)
@@ -287,6 +302,9 @@ static void test_plan_writer_stops_at_its_limits(void **state)
     assert_int_equal(plan_writer_pages(writer, pages, 10), 0);
     assert_int_equal(plan_writer_tokens(writer, tokens, 0), 64);
     for (int i = 0; i < 4; i++) assert_int_equal(plan_writer_seq(writer, &seq), i);
+    struct plan_copy copy = {.seq_idx = 0};
+    for (int i = 0; i < 4; i++) assert_int_equal(plan_writer_copy(writer, &copy), i);
+    assert_int_equal(plan_writer_copy(writer, &copy), -ENOSPC);
     assert_int_equal(plan_writer_seq(writer, &seq), -ENOSPC);
     plan_writer_room(writer, &room);
     assert_int_equal(room.seqs_max, 0);
@@ -337,6 +355,7 @@ int main(void)
         CASE(test_plan_every_changed_byte_is_safe),        CASE(test_plan_refuses_numbers_out_of_range),
         CASE(test_done_refuses_what_the_plan_did_not_ask), CASE(test_done_failed_step_is_a_header),
         CASE(test_plan_writer_stops_at_its_limits),        CASE(test_plan_limits_are_bounded),
+        CASE(test_plan_refuses_copies_that_do_not_fit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

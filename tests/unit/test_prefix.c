@@ -245,6 +245,90 @@ static void test_prefix_lives_with_one_page(void **state)
     world_done(&world);
 }
 
+/* ---- the page that a hit ends in ---- */
+
+static uint32_t find_tail(const struct world *world, uint64_t root, uint32_t parent, const uint32_t *tokens,
+                          uint32_t count)
+{
+    uint32_t shared = 0;
+    uint32_t page_idx = prefix_find_tail(world->prefix, (struct hash128){root, root}, parent, tokens, count,
+                                         &shared);
+    return page_idx == PAGE_NONE ? 0 : page_idx * 100 + shared;
+}
+
+/* A page of tokens that share their first `shared` with tokens_of(value). */
+static uint32_t seal_branch(struct world *world, uint32_t parent, uint32_t value, uint32_t shared)
+{
+    uint32_t tokens[PAGE_TOKENS], page_idx;
+    uint64_t sum = 0;
+    struct hash128 root = {9, 9};
+    memcpy(tokens, tokens_of(value), sizeof tokens);
+    for (uint32_t i = shared; i < PAGE_TOKENS; i++) tokens[i] += 5000 + shared;
+    assert_int_equal(pool_grant(world->pool, ++world->now_ns, &page_idx), 0);
+    pool_fill(world->pool, page_idx, tokens, PAGE_TOKENS);
+    prefix_seal(world->prefix, page_idx,
+                prefix_key(parent == PAGE_NONE ? root : pool_desc(world->pool, parent)->key, tokens), parent,
+                &sum);
+    return page_idx;
+}
+
+static void test_prefix_finds_the_longest_tail(void **state)
+{
+    (void)state;
+    struct world world;
+    uint32_t parents[2] = {PAGE_NONE, PAGE_NONE};
+    world_open(&world, 40);
+    (void)seal(&world, PAGE_NONE, 7777); // page 0, which find_tail does not tell from none
+    parents[1] = seal(&world, PAGE_NONE, 300);
+    for (int p = 0; p < 2; p++) {
+        uint32_t at[PAGE_TOKENS] = {0};
+        assert_int_equal(find_tail(&world, 9, parents[p], tokens_of(50), 16), 0);
+        for (uint32_t shared = 1; shared < PAGE_TOKENS; shared += 2)
+            at[shared] = seal_branch(&world, parents[p], 50, shared);
+        audit(&world);
+        for (uint32_t count = 1; count < PAGE_TOKENS; count += 2) { // the whole of what is asked for
+            uint32_t found = find_tail(&world, 9, parents[p], tokens_of(50), count);
+            assert_int_equal(found % 100, count);
+        }
+        assert_int_equal(find_tail(&world, 9, parents[p], tokens_of(50), 16), at[15] * 100 + 15);
+        assert_int_equal(find_tail(&world, 9, parents[p], tokens_of(50), 0), 0);
+        assert_int_equal(find_tail(&world, 9, parents[p], tokens_of(51), 16), 0);
+        release(&world, at[15]);
+        assert_int_equal(prefix_evict(world.prefix), 0);
+        audit(&world);
+        assert_int_equal(find_tail(&world, 9, parents[p], tokens_of(50), 16), at[13] * 100 + 13);
+    }
+    assert_int_equal(find_tail(&world, 8, PAGE_NONE, tokens_of(50), 16), 0); // another root
+    assert_int_equal(find_tail(&world, 9, 0, tokens_of(50), 16), 0);         // another parent
+    world_done(&world);
+}
+
+/* Of thousands that begin alike only those used last are looked at. */
+static void test_prefix_search_for_a_tail_is_bounded(void **state)
+{
+    (void)state;
+    struct world world;
+    world_open(&world, 200);
+    uint32_t best = seal_branch(&world, PAGE_NONE, 50, 15);
+    for (uint32_t i = 1; i < 200; i++) (void)seal_branch(&world, PAGE_NONE, 50 - i, i % 3 ? 1 : 0);
+    for (uint32_t i = 0; i < 100; i++) { // the same first token under other tokens
+        uint32_t tokens[PAGE_TOKENS] = {50};
+        uint64_t sum = 0;
+        uint32_t page_idx;
+        release(&world, 100 + i);
+        assert_int_equal(prefix_evict(world.prefix), 0);
+        assert_int_equal(pool_grant(world.pool, ++world.now_ns, &page_idx), 0);
+        tokens[1] = 9000 + i;
+        pool_fill(world.pool, page_idx, tokens, PAGE_TOKENS);
+        prefix_seal(world.prefix, page_idx, prefix_key((struct hash128){9, 9}, tokens), PAGE_NONE, &sum);
+    }
+    audit(&world);
+    assert_int_equal(find_tail(&world, 9, PAGE_NONE, tokens_of(50), 16) % 100, 1); // too far down
+    prefix_hold(world.prefix, best, ++world.now_ns);
+    assert_int_equal(find_tail(&world, 9, PAGE_NONE, tokens_of(50), 16), best * 100 + 15);
+    world_done(&world);
+}
+
 /* ---- at random ---- */
 
 struct model_page {
@@ -384,6 +468,8 @@ int main(void)
         cmocka_unit_test(test_prefix_evicts_the_leaf_used_longest_ago),
         cmocka_unit_test(test_prefix_holds_count),
         cmocka_unit_test(test_prefix_lives_with_one_page),
+        cmocka_unit_test(test_prefix_finds_the_longest_tail),
+        cmocka_unit_test(test_prefix_search_for_a_tail_is_bounded),
         cmocka_unit_test(test_prefix_agrees_with_a_list),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

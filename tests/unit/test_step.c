@@ -173,6 +173,27 @@ static void test_step_samples_scores_and_seals(void **state)
     free(done);
 }
 
+/* The end of a cached prefix: the first ten positions of page 2 come from page 20, the others are computed. */
+static void test_step_copies_before_it_computes(void **state)
+{
+    (void)state;
+    uint8_t *done = done_new(), *from = payload + 20 * PAGE_BYTES, *to = payload + 2 * PAGE_BYTES;
+    size_t bytes;
+    struct done_view out;
+    for (uint32_t i = 0; i < PAGE_BYTES; i++) from[i] = (uint8_t)(i * 7 + 1);
+    memset(to, 0xFF, PAGE_BYTES);
+    pages_r = ERR_PEER;
+    assert_int_equal(run_step(64, 44, done, &bytes, &out), ERR_PEER);
+    for (uint32_t i = 0; i < PAGE_BYTES; i++)
+        assert_int_equal(to[i], 0xFF); // what was refused writes nothing
+    pages_r = 0;
+    assert_int_equal(run_step(64, 44, done, &bytes, &out), 0);
+    assert_memory_equal(to, from, 10 * 4);
+    assert_memory_equal(to + 10 * 4, &view.tokens[view.seqs[1].token_first], 6 * 4);
+    assert_true(out.seals[0].checksum == hash64(to, PAGE_BYTES));
+    free(done);
+}
+
 static void test_step_in_pieces_is_the_same_step(void **state)
 {
     (void)state;
@@ -248,6 +269,7 @@ int main(void)
 #define CASE(name) cmocka_unit_test_setup(name, setup)
     const struct CMUnitTest tests[] = {
         CASE(test_step_samples_scores_and_seals),
+        CASE(test_step_copies_before_it_computes),
         CASE(test_step_in_pieces_is_the_same_step),
         CASE(test_step_failures_are_answers),
         CASE(test_step_refuses_another_epoch_and_what_is_no_plan),
