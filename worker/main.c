@@ -154,6 +154,18 @@ static void signals_ignore(void)
     (void)signal(SIGPIPE, SIG_IGN); // a closed stderr is no reason to die
 }
 
+/* Names lead to whatever lies there now: to the next daemon's segments, if ours died just now and the kernel has not
+ * come to killing us. A word of ours in its link would be taken for its own worker's. */
+static int life_verify(struct worker *worker, struct err *err)
+{
+    const struct pool_header *header = pages_header(worker->pages);
+    if (header->epoch == link_epoch(worker->link) && header->daemon_pid == worker->conf.daemon_pid) return 0;
+    link_close(worker->link);
+    worker->link = NULL; // what we have to say goes to stderr
+    return ERR(err, ERR_PEER_DEAD, "pool and link are not of the life of process %" PRId64,
+               worker->conf.daemon_pid);
+}
+
 /* What the pool was made for against what the file says. */
 static int geometry_verify(const struct worker *worker, struct err *err)
 {
@@ -161,8 +173,6 @@ static int geometry_verify(const struct worker *worker, struct err *err)
     const struct pool_geometry *geometry = &header->geometry;
     const struct plan_limits *limits = link_limits(worker->link);
     const struct model_facts *facts = &worker->facts;
-    if (header->epoch != link_epoch(worker->link) || header->daemon_pid != worker->conf.daemon_pid)
-        return ERR(err, ERR_PEER, "pool and link are not of one daemon's life");
     if (geometry->rank_count != 1)
         return ERR(err, ERR_UNSUPPORTED, "%" PRIu32 " ranks: this build has no tensor parallelism",
                    geometry->rank_count);
@@ -255,9 +265,10 @@ static int worker_open(struct worker *worker, struct err *err)
     if (r < 0) return r;
     r = link_attach(worker->conf.instance, worker->conf.group, worker->conf.rank, &worker->link, err);
     if (r < 0) return r;
-    loading(worker, 0);
     r = pages_open(worker->conf.instance, worker->conf.rank, &worker->pages, err);
+    if (r == 0) r = life_verify(worker, err);
     if (r < 0) return r;
+    loading(worker, 0); // the first word of ours in the link
     r = model_load(worker, err);
     if (r < 0) return r;
     struct step_conf conf = {

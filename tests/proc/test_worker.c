@@ -339,6 +339,30 @@ static void test_worker_bad_arguments_are_exit_64(void **state)
     assert_int_equal(run_worker(orphan), 70); // its parent is not process 1
 }
 
+/* Its own daemon died, and by their names it opens the next one's pool and link (tests/model/ring.pml, mutation 28):
+ * it leaves without a word in them. */
+static void test_worker_keeps_off_the_next_daemons_link(void **state)
+{
+    (void)state;
+    static struct rig rig;
+    struct rank_status status;
+    open_rig(&rig);
+    struct pool_header *header = rig.meta.base;
+    int64_t pid = header->daemon_pid;
+    header->daemon_pid = pid + 1;
+    rig_start(&rig, NULL);
+    assert_int_equal(rig_wait_ready(&rig), -1);
+    assert_true(WIFEXITED(rig.exit_status));
+    assert_int_equal(WEXITSTATUS(rig.exit_status), 70);
+    assert_int_equal(link_daemon_wait(rig.link, 0), -ETIMEDOUT); // no change was told
+    link_rank_status(rig.link, 0, &status);
+    assert_int_equal(status.state, RANK_NONE);
+    assert_int_equal(status.panic[0], 0);
+    header->daemon_pid = pid;
+    start_ready(&rig);
+    rig_close(&rig);
+}
+
 static void test_worker_does_not_outlive_its_daemon(void **state)
 {
     (void)state;
@@ -383,6 +407,7 @@ static int run(void)
         CASE(test_worker_refuses_pages_that_are_not_granted),
         CASE(test_worker_bad_model_is_exit_65_with_the_reason),
         CASE(test_worker_bad_arguments_are_exit_64),
+        CASE(test_worker_keeps_off_the_next_daemons_link),
         CASE(test_worker_does_not_outlive_its_daemon),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
