@@ -42,6 +42,7 @@ int sched_new(const struct sched_conf *conf, struct pool *pool, struct prefix *p
     struct sched *sched = calloc(1, sizeof *sched);
     if (!sched) return -ENOMEM;
     sched->conf = *conf;
+    if (sched->conf.ageing_ns == 0) sched->conf.ageing_ns = SCHED_AGEING_NS;
     sched->pool = pool;
     sched->prefix = prefix;
     /* Holders of a slot: running, waiting, and running ones that were preempted into a full queue. */
@@ -49,8 +50,12 @@ int sched_new(const struct sched_conf *conf, struct pool *pool, struct prefix *p
     step_cost_init(&sched->cost);
     sched->waiting = sched->running = (struct seq_list){SEQ_NONE, SEQ_NONE, 0};
     sched->seqs = calloc(sched->slot_count, sizeof *sched->seqs);
-    if (!sched->seqs) {
-        free(sched);
+    sched->page_marks = calloc(pool_geometry(pool)->page_count, sizeof *sched->page_marks);
+    int r = slot_heap_init(&sched->ready, sched->slot_count);
+    if (r == 0) r = slot_heap_init(&sched->deadlines, sched->slot_count);
+    if (r == 0) r = sched_share_init(sched);
+    if (r < 0 || !sched->seqs || !sched->page_marks) {
+        sched_free(sched);
         return -ENOMEM;
     }
     for (uint32_t slot = 0; slot < sched->slot_count; slot++)
@@ -63,15 +68,23 @@ static void seq_free_memory(struct seq *seq)
 {
     free(seq->tokens);
     free(seq->pages);
+    free(seq->keys);
     free(seq->biases);
-    seq->tokens = seq->pages = NULL;
+    seq->tokens = NULL;
+    seq->pages = NULL;
+    seq->keys = NULL;
     seq->biases = NULL;
 }
 
 void sched_free(struct sched *sched)
 {
     if (!sched) return;
-    for (uint32_t slot = 0; slot < sched->slot_count; slot++) seq_free_memory(&sched->seqs[slot]);
+    for (uint32_t slot = 0; sched->seqs && slot < sched->slot_count; slot++)
+        seq_free_memory(&sched->seqs[slot]);
+    slot_heap_done(&sched->ready);
+    slot_heap_done(&sched->deadlines);
+    free(sched->promises);
+    free(sched->page_marks);
     free(sched->seqs);
     free(sched);
 }
@@ -91,14 +104,24 @@ static void list_remove(struct sched *sched, struct seq_list *list, uint32_t slo
     list->count--;
 }
 
-static void list_insert(struct sched *sched, struct seq_list *list, uint32_t slot, bool front)
+/* After `previous`, or at the front when that is SEQ_NONE. */
+static void list_insert(struct sched *sched, struct seq_list *list, uint32_t slot, uint32_t previous)
 {
     struct seq *seq = &sched->seqs[slot];
-    seq->previous = front ? SEQ_NONE : list->last;
-    seq->next = front ? list->first : SEQ_NONE;
+    seq->previous = previous;
+    seq->next = previous == SEQ_NONE ? list->first : sched->seqs[previous].next;
     *(seq->previous == SEQ_NONE ? &list->first : &sched->seqs[seq->previous].next) = slot;
     *(seq->next == SEQ_NONE ? &list->last : &sched->seqs[seq->next].previous) = slot;
     list->count++;
+}
+
+/* Whoever comes in is most often the least urgent of those that run: the search begins at the end. */
+static void running_insert(struct sched *sched, uint32_t slot)
+{
+    uint32_t previous = sched->running.last;
+    while (previous != SEQ_NONE && sched_seq_before(&sched->seqs[slot], &sched->seqs[previous]))
+        previous = sched->seqs[previous].previous;
+    list_insert(sched, &sched->running, slot, previous);
 }
 
 static bool edge_exists(enum seq_state from, enum seq_state to)
@@ -110,19 +133,81 @@ static bool edge_exists(enum seq_state from, enum seq_state to)
     return false;
 }
 
-void sched_seq_move(struct sched *sched, uint32_t slot, enum seq_state to, bool front)
+static void seq_leave(struct sched *sched, uint32_t slot)
+{
+    struct seq *seq = &sched->seqs[slot];
+    if (seq->state == SEQ_UNUSED) {
+        sched->free_first = seq->next;
+        return;
+    }
+    list_remove(sched, list_of(sched, seq->state), slot);
+    if (seq->state == SEQ_WAITING) {
+        slot_heap_remove(&sched->ready, slot);
+        sched_share_leave(sched, slot);
+    } else {
+        sched_share_break(sched, slot);
+        sched->running_paused -= seq->paused;
+        sched->pages_owed -= seq->owed;
+        seq->owed = 0;
+    }
+}
+
+void sched_seq_move(struct sched *sched, uint32_t slot, enum seq_state to)
 {
     struct seq *seq = &sched->seqs[slot];
     CHECK(edge_exists(seq->state, to));
-    if (seq->state == SEQ_UNUSED) sched->free_first = seq->next;
-    else list_remove(sched, list_of(sched, seq->state), slot);
+    seq_leave(sched, slot);
     seq->state = to;
-    if (to == SEQ_UNUSED) {
+    if (to == SEQ_WAITING) {
+        list_insert(sched, &sched->waiting, slot, sched->waiting.last);
+        if (!seq->paused) slot_heap_push(&sched->ready, slot, seq->due_ns, seq->order);
+    } else if (to == SEQ_RUNNING) {
+        running_insert(sched, slot);
+        sched->running_paused += seq->paused;
+        sched_seq_owe(sched, seq);
+        sched_share_begin(sched, slot);
+    } else {
         seq->next = sched->free_first;
         sched->free_first = slot;
-    } else {
-        list_insert(sched, list_of(sched, to), slot, front);
     }
+}
+
+void sched_seq_pause(struct sched *sched, uint32_t slot, bool paused)
+{
+    struct seq *seq = &sched->seqs[slot];
+    if (seq->paused == paused) return;
+    seq->paused = paused;
+    if (seq->state == SEQ_RUNNING) {
+        sched->running_paused += paused ? 1 : UINT32_MAX; // - 1
+        if (paused) sched_share_break(sched, slot);
+        else sched_share_begin(sched, slot);
+    } else if (paused) {
+        sched_share_leave(sched, slot);
+        slot_heap_remove(&sched->ready, slot);
+    } else {
+        slot_heap_push(&sched->ready, slot, seq->due_ns, seq->order);
+    }
+}
+
+struct hash128 sched_seq_key(struct seq *seq, uint32_t page)
+{
+    CHECK((page + 1) * PAGE_TOKENS <= seq->token_count);
+    for (uint32_t i = seq->key_count; i <= page; i++) {
+        struct hash128 parent = i ? seq->keys[i - 1] : seq->root_key;
+        seq->keys[i] = prefix_key(parent, seq->tokens + i * PAGE_TOKENS);
+        seq->key_count = i + 1;
+    }
+    return seq->keys[page];
+}
+
+void sched_seq_owe(struct sched *sched, struct seq *seq)
+{
+    CHECK(seq->state == SEQ_RUNNING);
+    uint32_t pages = sched_pages_for(seq->token_count + 1);
+    uint32_t owed = pages > seq->page_count ? pages - seq->page_count : 0;
+    sched->pages_owed += owed;
+    sched->pages_owed -= seq->owed;
+    seq->owed = owed;
 }
 
 struct seq *sched_seq_find(const struct sched *sched, uint64_t seq_id)
@@ -138,6 +223,12 @@ struct seq *sched_seq_find(const struct sched *sched, uint64_t seq_id)
 bool sched_queue_full(const struct sched *sched)
 {
     return sched->waiting.count >= sched->conf.queue_max || sched->free_first == SEQ_NONE;
+}
+
+static int32_t priority_clamp(int32_t priority)
+{
+    if (priority > SCHED_PRIORITY_MAX) return SCHED_PRIORITY_MAX;
+    return priority < -SCHED_PRIORITY_MAX ? -SCHED_PRIORITY_MAX : priority;
 }
 
 static int seq_fill(struct seq *seq, const struct sched_request *request)
@@ -159,13 +250,17 @@ static int seq_fill(struct seq *seq, const struct sched_request *request)
         .token_cap = tokens_max,
         .page_cap = sched_pages_for(tokens_max),
         .root_key = request->root_key,
-        .key = request->root_key,
+        .priority = priority_clamp(request->priority),
+        .deadline_ns = request->deadline_ns,
+        .held_by = SEQ_NONE,
+        .held_first = SEQ_NONE,
         .tail_page = PAGE_NONE,
     };
     seq->tokens = malloc(tokens_max * sizeof *seq->tokens);
     seq->pages = malloc(seq->page_cap * sizeof *seq->pages);
+    seq->keys = malloc(seq->page_cap * sizeof *seq->keys);
     seq->biases = malloc((request->bias_count + 1u) * sizeof *seq->biases);
-    if (!seq->tokens || !seq->pages || !seq->biases) {
+    if (!seq->tokens || !seq->pages || !seq->keys || !seq->biases) {
         seq_free_memory(seq);
         return -ENOMEM;
     }
@@ -184,9 +279,13 @@ int sched_submit(struct sched *sched, const struct sched_request *request, uint6
         return ERR_LIMIT;
     if (sched_queue_full(sched)) return ERR_FULL;
     uint32_t slot = sched->free_first;
-    int r = seq_fill(&sched->seqs[slot], request);
+    struct seq *seq = &sched->seqs[slot];
+    int r = seq_fill(seq, request);
     if (r < 0) return r;
-    sched_seq_move(sched, slot, SEQ_WAITING, false);
+    seq->due_ns = (int64_t)request->arrival_ns + seq->priority * (int64_t)sched->conf.ageing_ns;
+    seq->order = sched->submitted++;
+    if (seq->deadline_ns) slot_heap_push(&sched->deadlines, slot, (int64_t)seq->deadline_ns, seq->order);
+    sched_seq_move(sched, slot, SEQ_WAITING);
     *ret_seq_id = sched_seq_id(sched, slot);
     return 0;
 }
@@ -203,12 +302,11 @@ void sched_seq_release_pages(struct sched *sched, struct seq *seq, uint64_t now_
     sched_seq_release_tail(sched, seq, now_ns);
     /* Last first: a chain leaves the cache from its end. */
     for (uint32_t i = seq->page_count; i-- > 0;) {
-        if (i < sealed) prefix_release(sched->prefix, seq->pages[i], now_ns);
-        else pool_drop(sched->pool, seq->pages[i]);
+        if (i < sealed) prefix_release(sched->prefix, seq->pages[i].page_idx, now_ns);
+        else pool_drop(sched->pool, seq->pages[i].page_idx);
     }
     seq->page_count = 0;
     seq->computed = 0;
-    seq->key = seq->root_key;
 }
 
 void sched_seq_end(struct sched *sched, uint32_t slot, uint64_t now_ns)
@@ -216,8 +314,9 @@ void sched_seq_end(struct sched *sched, uint32_t slot, uint64_t now_ns)
     struct seq *seq = &sched->seqs[slot];
     CHECK(seq->rows_in_flight == 0);
     sched_seq_release_pages(sched, seq, now_ns);
+    slot_heap_remove(&sched->deadlines, slot);
+    sched_seq_move(sched, slot, SEQ_UNUSED); // breaks promises, for which it needs the keys
     seq_free_memory(seq);
-    sched_seq_move(sched, slot, SEQ_UNUSED, true);
 }
 
 void sched_remove(struct sched *sched, uint64_t seq_id, uint64_t now_ns)
@@ -230,8 +329,8 @@ void sched_remove(struct sched *sched, uint64_t seq_id, uint64_t now_ns)
 
 void sched_pause(struct sched *sched, uint64_t seq_id, bool paused)
 {
-    struct seq *seq = sched_seq_find(sched, seq_id);
-    if (seq) seq->paused = paused;
+    const struct seq *seq = sched_seq_find(sched, seq_id);
+    if (seq && !seq->expired) sched_seq_pause(sched, (uint32_t)seq_id, paused);
 }
 
 bool sched_in_flight(const struct sched *sched)
@@ -268,6 +367,8 @@ void sched_stats(const struct sched *sched, struct sched_stats *ret_stats)
         .prefix_queries = sched->prefix_queries,
         .prefix_hits = sched->prefix_hits,
         .preemptions = sched->preemptions,
+        .expired = sched->expired,
+        .held_count = sched->held_count,
         .prompt_tokens_computed = sched->prompt_tokens_computed,
         .steps = sched->step,
     };

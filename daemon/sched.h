@@ -8,25 +8,40 @@
  *                                            dies:      sched_lost
  *
  * There are no phases: every sequence has `computed` positions whose keys and values are in pages, and a
- * step tries to catch up with its tokens. One row left is a decode; more is a prefill, done in chunks. A
- * step plans decodes first, then prefills oldest first with what is left of the token budget, then admits
- * waiting sequences whose whole prompt fits above a watermark. When a page is needed and none can be
- * evicted, a paused sequence or else the youngest not yet in the plan is preempted: its sealed pages stay
- * cached, so that it resumes by a prefix hit; no sequence is admitted in that step. Paused sequences also give
- * way to waiting ones, so that clients that do not read cannot hold up those that do.
+ * step tries to catch up with its tokens. One row left is a decode; more is a prefill, done in chunks.
+ *
+ * Order. One order holds for everything: who comes in, who gets pages and rows first, who goes last. A sequence's place
+ * in it is
+ *      due = arrival + priority * ageing           (priority: lower is more urgent; ageing: time that makes up for 1)
+ * which never changes: waiting makes all of them more urgent at the same pace, and one that was preempted or runs keeps
+ * what it earned. So a sequence of priority p that arrived at a comes in no later than one of the most urgent priority in
+ * use, q, would that arrived at a + (p - q) * ageing: the bound of what priorities can cost it, at most
+ * 2 * SCHED_PRIORITY_MAX * ageing.
+ *
+ * When a page is needed and none can be evicted, a paused sequence or else the last in the order that is not in the plan
+ * is preempted; no sequence is admitted in that step. A waiting sequence that is first and does not fit has those
+ * preempted that have a lower priority and come after it, when their going is enough, and comes in with the next step:
+ * it starts within two steps. Preempted ones leave their sealed pages in the cache, used last of all, and resume by a
+ * prefix hit: they compute again what was evicted meanwhile and the page that was not full. One that does not fit yet is
+ * overtaken by smaller ones at most SCHED_OVERTAKES_MAX times, and not for longer than SCHED_OVERTAKE_NS. A waiting
+ * sequence whose next page another is just computing waits for it rather than compute it too, and holds up nobody
+ * meanwhile (sched_share.c). Paused sequences give way to all that wait, so that clients that do not read cannot hold up
+ * those that do. The first in the order always gets on.
  *
  *   I1: a running sequence holds ceil(k / PAGE_TOKENS) pages for some k >= computed; its first
  *       computed / PAGE_TOKENS pages are SEALED and held once by it, the others FILLING.
  *   I2: refcount of every page == number of running sequences that hold it, as one of their pages or until the end
  *       of a page of theirs is copied from it.
- *   I3: a waiting sequence holds no page; those that were running before stand in front.
+ *   I3: a waiting sequence holds no page.
+ *   I4: running is sorted by (due, number of submission).
  *
- * Later: deadlines, tenants' shares, draft tokens, several groups (a sched a group, one pool). */
+ * Later: tenants' shares, draft tokens, several groups (a sched a group, one pool). */
 #ifndef KVASIR_DAEMON_SCHED_H
 #define KVASIR_DAEMON_SCHED_H
 
 #include <stdbool.h>
 
+#include "common/base/clock.h"
 #include "common/ipc/plan.h"
 #include "common/shm/pool.h"
 #include "daemon/prefix.h"
@@ -34,6 +49,10 @@
 struct sched; // opaque
 
 enum { SCHED_LOSSES_ALONE = 3, SCHED_LOSSES_MAX = 6 };
+enum { SCHED_PRIORITY_MAX = 100 }; // priorities beyond it, up or down, count as this
+enum { SCHED_OVERTAKES_MAX = 16 };
+#define SCHED_OVERTAKE_NS (2 * NS_PER_S)
+#define SCHED_AGEING_NS (30 * NS_PER_S)
 
 struct sched_conf {
     uint32_t seqs_max;      // running at once
@@ -41,6 +60,7 @@ struct sched_conf {
     uint32_t queue_max;     // waiting at once; past it sched_submit answers ERR_FULL
     uint32_t model_len_max; // prompt + output tokens of a sequence
     uint64_t epoch;
+    uint64_t ageing_ns; // waiting for so long makes up for a priority lower by 1; 0: SCHED_AGEING_NS
 };
 
 /* Copied by sched_submit, except owner. */
@@ -56,13 +76,17 @@ struct sched_request {
     uint32_t min_bias_count; // afterwards they do not (they ban the end tokens)
     bool use_history;        // a penalty is on: the plan carries the tokens
     bool score_prompt;       // log-probabilities of the prompt's tokens; reads no cached prefix
+    int32_t priority;        // lower is more urgent
+    uint64_t arrival_ns;     // by the clock of sched_plan
+    uint64_t deadline_ns;    // by the same; 0: none
     void *owner;             // handed back with every event
 };
 
 enum sched_event_kind {
-    SCHED_TOKEN,  // one output token: seq->token
-    SCHED_SCORES, // score_count prompt tokens were scored, the first at position score_position
-    SCHED_FAILED, // the worker died of it again and again, or could not sample
+    SCHED_TOKEN,   // one output token: seq->token
+    SCHED_SCORES,  // score_count prompt tokens were scored, the first at position score_position
+    SCHED_FAILED,  // the worker died of it again and again, or could not sample
+    SCHED_EXPIRED, // its deadline has come: nothing more is computed of it
 };
 
 struct sched_event {
@@ -77,7 +101,8 @@ struct sched_event {
 struct sched_stats {
     uint32_t running_count, waiting_count;
     uint64_t prefix_queries, prefix_hits; // tokens
-    uint64_t preemptions;
+    uint64_t preemptions, expired;
+    uint32_t held_count; // of waiting: wait for pages that another computes
     uint64_t prompt_tokens_computed;
     uint64_t steps;
 };
@@ -129,13 +154,19 @@ int sched_complete(struct sched *sched, uint64_t now_ns, const struct done_view 
  * the next call. */
 int sched_lost(struct sched *sched, uint64_t now_ns, struct sched_event *events);
 
+/* The next deadline, UINT64_MAX when there is none. */
+uint64_t sched_deadline_next(const struct sched *sched);
+/* Those whose deadline has come, each once, also while a step is in flight: nothing more is planned of them, and their
+ * owner removes them. -> that many SCHED_EXPIRED events, at most 2 * seqs_max: call again until there are none. */
+int sched_expire(struct sched *sched, uint64_t now_ns, struct sched_event *events);
+
 /* Whether the sequence is there still: an owner told of one event may remove the sequence of a later one. */
 bool sched_has(const struct sched *sched, uint64_t seq_id);
 void sched_seq_info(const struct sched *sched, uint64_t seq_id, struct sched_seq_info *ret_info);
 void sched_stats(const struct sched *sched, struct sched_stats *ret_stats);
 void sched_last_step(const struct sched *sched, struct sched_step *ret_step);
 
-/* Audits I1..I3 and, through them, pool and prefix. 0 or ERR_FORMAT with the first fault. */
+/* Audits I1..I4 and, through them, pool and prefix. 0 or ERR_FORMAT with the first fault. */
 int sched_check(const struct sched *sched, struct err *err);
 
 #endif

@@ -6,6 +6,46 @@
 
 #include "daemon/sched_state.h"
 
+/* What the sums over the running ones are made of. */
+static int sums_check(const struct sched *sched, struct err *err)
+{
+    uint64_t owed = 0;
+    uint32_t paused = 0;
+    const struct seq *before = NULL;
+    for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next) {
+        const struct seq *seq = &sched->seqs[slot];
+        uint32_t pages = sched_pages_for(seq->token_count + 1);
+        owed += pages > seq->page_count ? pages - seq->page_count : 0;
+        paused += seq->paused;
+        if (before && !sched_seq_before(before, seq))
+            return ERR(err, ERR_FORMAT, "sched: running seq %u is out of order", slot);
+        before = seq;
+    }
+    if (owed == sched->pages_owed && paused == sched->running_paused) return 0;
+    return ERR(err, ERR_FORMAT, "sched: %llu pages owed and %u paused, counted %llu and %u",
+               (unsigned long long)owed, paused, (unsigned long long)sched->pages_owed,
+               sched->running_paused);
+}
+
+static int waiting_check(const struct sched *sched, struct err *err)
+{
+    uint32_t waiting = 0, ready = 0;
+    for (uint32_t slot = sched->waiting.first; slot != SEQ_NONE; slot = sched->seqs[slot].next, waiting++) {
+        const struct seq *seq = &sched->seqs[slot];
+        if (seq->page_count || seq->computed || seq->rows_in_flight || seq->owed)
+            return ERR(err, ERR_FORMAT, "sched: waiting seq %u holds pages", slot);
+        bool is_ready = !seq->paused && seq->held_by == SEQ_NONE;
+        if (slot_heap_has(&sched->ready, slot) != is_ready)
+            return ERR(err, ERR_FORMAT, "sched: waiting seq %u and the order", slot);
+        ready += is_ready;
+    }
+    if (!slot_heap_check(&sched->ready) || ready != sched->ready.count)
+        return ERR(err, ERR_FORMAT, "sched: the order of %u waiting ones is broken", sched->ready.count);
+    if (waiting != sched->waiting.count)
+        return ERR(err, ERR_FORMAT, "sched: %u wait, counted %u", waiting, sched->waiting.count);
+    return 0;
+}
+
 static int seq_check(const struct sched *sched, uint32_t slot, uint32_t *holders, struct err *err)
 {
     const struct seq *seq = &sched->seqs[slot];
@@ -18,23 +58,26 @@ static int seq_check(const struct sched *sched, uint32_t slot, uint32_t *holders
                    seq->computed);
     uint32_t parent = PAGE_NONE;
     struct hash128 key = seq->root_key;
+    if (sealed > seq->key_count)
+        return ERR(err, ERR_FORMAT, "sched: seq %u: %u keys for %u pages", slot, seq->key_count, sealed);
     for (uint32_t i = 0; i < seq->page_count; i++) {
-        const struct page_desc *desc = pool_desc(sched->pool, seq->pages[i]);
+        uint32_t page_idx = seq->pages[i].page_idx;
+        const struct page_desc *desc = pool_desc(sched->pool, page_idx);
         uint32_t state = i < sealed ? PAGE_SEALED : PAGE_FILLING;
-        if (desc->state != state)
+        if (desc->state != state || desc->generation != seq->pages[i].generation)
             return ERR(err, ERR_FORMAT, "sched: seq %u: page %u has state %u", slot, i, desc->state);
-        holders[seq->pages[i]]++;
+        holders[page_idx]++;
         if (i >= sealed) continue;
         key = prefix_key(key, seq->tokens + i * PAGE_TOKENS);
-        if (!hash128_equal(desc->key, key) || desc->parent != parent)
+        if (!hash128_equal(desc->key, key) || !hash128_equal(seq->keys[i], key) || desc->parent != parent)
             return ERR(err, ERR_FORMAT, "sched: seq %u: page %u is not of its tokens", slot, i);
-        parent = seq->pages[i];
+        parent = page_idx;
     }
     if (seq->tail_page == PAGE_NONE) return 0;
     uint32_t tail = seq->computed % PAGE_TOKENS;
     holders[seq->tail_page]++;
     if (tail == 0 || pool_desc(sched->pool, seq->tail_page)->parent != parent ||
-        pool_desc(sched->pool, seq->pages[sealed])->filled != 0 ||
+        pool_desc(sched->pool, seq->pages[sealed].page_idx)->filled != 0 ||
         memcmp(pool_tokens(sched->pool, seq->tail_page), seq->tokens + sealed * PAGE_TOKENS,
                tail * sizeof *seq->tokens) != 0)
         return ERR(err, ERR_FORMAT, "sched: seq %u: page %u is not of its tail", slot, seq->tail_page);
@@ -43,7 +86,7 @@ static int seq_check(const struct sched *sched, uint32_t slot, uint32_t *holders
 
 int sched_check(const struct sched *sched, struct err *err)
 {
-    uint32_t page_count = pool_geometry(sched->pool)->page_count, running = 0, waiting = 0;
+    uint32_t page_count = pool_geometry(sched->pool)->page_count, running = 0;
     int r = pool_check(sched->pool, err);
     if (r == 0) r = prefix_check(sched->prefix, err);
     if (r < 0) return r;
@@ -52,25 +95,19 @@ int sched_check(const struct sched *sched, struct err *err)
     for (uint32_t slot = sched->running.first; r == 0 && slot != SEQ_NONE;
          slot = sched->seqs[slot].next, running++)
         r = seq_check(sched, slot, holders, err);
-    bool is_new = false;
-    for (uint32_t slot = sched->waiting.first; r == 0 && slot != SEQ_NONE;
-         slot = sched->seqs[slot].next, waiting++) {
-        const struct seq *seq = &sched->seqs[slot];
-        if (seq->page_count || seq->computed || seq->rows_in_flight)
-            r = ERR(err, ERR_FORMAT, "sched: waiting seq %u holds pages", slot);
-        else if (seq->admitted && is_new)
-            r = ERR(err, ERR_FORMAT, "sched: preempted seq %u waits behind a new one", slot);
-        is_new = !seq->admitted;
-    }
+    if (r == 0) r = sums_check(sched, err);
+    if (r == 0) r = waiting_check(sched, err);
+    if (r == 0) r = sched_share_check(sched, err);
+    if (r == 0 && !slot_heap_check(&sched->deadlines))
+        r = ERR(err, ERR_FORMAT, "sched: the order of deadlines is broken");
     for (uint32_t page_idx = 0; r == 0 && page_idx < page_count; page_idx++)
         if (pool_desc(sched->pool, page_idx)->refcount != holders[page_idx])
             r = ERR(err, ERR_FORMAT, "sched: page %u: refcount %u, holders %u", page_idx,
                     pool_desc(sched->pool, page_idx)->refcount, holders[page_idx]);
     if (r == 0 && sched->running.count > sched->conf.seqs_max)
         r = ERR(err, ERR_FORMAT, "sched: %u run at once", sched->running.count);
-    if (r == 0 && (running != sched->running.count || waiting != sched->waiting.count))
-        r = ERR(err, ERR_FORMAT, "sched: lists hold %u and %u, counted %u and %u", running, waiting,
-                sched->running.count, sched->waiting.count);
+    if (r == 0 && running != sched->running.count)
+        r = ERR(err, ERR_FORMAT, "sched: %u run, counted %u", running, sched->running.count);
     free(holders);
     return r;
 }

@@ -1,23 +1,34 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* sched_state - the insides that sched.c (life of a sequence), sched_plan.c (a step's order),
- * sched_done.c (a step's answer) and sched_check.c (audit) share. Nobody else but the simulation includes this. */
+/* sched_state - the insides that sched.c (life of a sequence), sched_plan.c (a step's order), sched_admit.c (who
+ * comes in and who has to go for it), sched_share.c (who waits for another's pages), sched_expire.c (deadlines),
+ * sched_done.c (a step's answer) and sched_check.c (audit) share. Nobody else but the simulation includes this.
+ *
+ * Cost: a step looks at every running sequence, and at no waiting one but those that come in and at most
+ * SCHED_CANDIDATES that do not fit. */
 #ifndef KVASIR_DAEMON_SCHED_STATE_H
 #define KVASIR_DAEMON_SCHED_STATE_H
 
 #include "daemon/sched.h"
+#include "daemon/slot_heap.h"
 #include "daemon/step_cost.h"
 
 /* States of a sequence; sched_seq_move is the one function that changes it. */
 #define SEQ_EDGES(X) \
     X(UNUSED, WAITING, "submitted") \
     X(WAITING, RUNNING, "admitted: its prompt fits") \
-    X(RUNNING, WAITING, "preempted, at the front") \
+    X(RUNNING, WAITING, "preempted; keeps its place in the order") \
     X(WAITING, UNUSED, "removed") \
     X(RUNNING, UNUSED, "removed")
 
 enum seq_state { SEQ_UNUSED, SEQ_WAITING, SEQ_RUNNING };
 
-#define SEQ_NONE UINT32_MAX
+#define SEQ_NONE SLOT_NONE
+
+enum {
+    SCHED_CANDIDATES = 16, // waiting ones looked at in a step that do not fit
+    SCHED_LOOK_STEPS = 16, // a prompt that does not fit is looked up again after so many steps
+    SCHED_PREFILLS = 8,    // so many at once; only short prompts and higher priorities come on top
+};
 
 struct seq {
     enum seq_state state;
@@ -29,10 +40,31 @@ struct seq {
     struct plan_bias *biases; // owned, (bias_count)
     uint32_t bias_count, min_output, min_bias_count;
     bool use_history, score_prompt;
-    bool paused;
+    bool paused;          // by sched_seq_pause only
     bool removed;         // by its owner while in flight; released when the step ends
     bool admitted;        // has been RUNNING once
     uint64_t admitted_ns; // the first time; valid when admitted
+
+    /* Its place in the order, of waiting and running ones alike: due_ns = arrival + priority * ageing. Waiting makes
+     * everybody more urgent at the same pace, so the order never changes, and there is nothing to update. */
+    int64_t due_ns;
+    uint64_t order;         // number of its submission: what counts when due_ns is the same
+    int32_t priority;       // -SCHED_PRIORITY_MAX .. SCHED_PRIORITY_MAX
+    uint32_t overtaken;     // times that another came in which is behind it in the order
+    uint64_t blocked_ns;    // since when it might have come in but for its pages; 0: it was not looked at
+    uint64_t look_step;     // before this step hits is taken as known
+    uint32_t hits;          // pages found in the cache when it was last looked up
+    uint32_t preempt_count; // times that it lost its place
+    uint64_t deadline_ns;   // 0: none
+    bool expired;           // it has come: paused for good
+
+    /* sched_share.c */
+    uint32_t held_by; // waiting: until this running one has sealed pages below held_until; or SEQ_NONE
+    uint32_t held_until, holds;            // holds: how often it was
+    uint32_t held_previous, held_next;     // among those that the same one holds
+    uint32_t held_first;                   // running: those that it holds, or SEQ_NONE
+    uint32_t promised_first, promised_end; // running: pages that it will seal
+    uint64_t moved_step;                   // running, while it holds others: the last step that brought it on
 
     uint32_t *tokens; // owned, (token_cap): prompt, then output
     uint32_t token_count, prompt_count, token_cap;
@@ -40,9 +72,12 @@ struct seq {
     uint32_t scored;   // prompt positions whose scores were given out
     uint32_t cached_count;
 
-    uint32_t *pages; // owned, (page_cap): only page_count in use
+    struct plan_page *pages; // owned, (page_cap): only page_count in use
     uint32_t page_count, page_cap;
-    struct hash128 root_key, key; // key of the last sealed page, or root_key
+    uint32_t owed; // when running: pages that its tokens and one more want beyond those that it has
+    struct hash128 root_key;
+    struct hash128 *keys; // owned, (page_cap): of its first key_count pages, see sched_seq_key
+    uint32_t key_count;
     /* Held: the next step with rows of this sequence copies its first computed % PAGE_TOKENS tokens to the page of
      * `computed`. PAGE_NONE: nothing is to be copied, or the step that did was answered. */
     uint32_t tail_page;
@@ -62,8 +97,22 @@ struct sched {
     struct seq *seqs;      // (slot_count)
     uint32_t slot_count;
     uint32_t free_first;
-    struct seq_list waiting; // front is next
-    struct seq_list running; // oldest admitted first
+    struct seq_list waiting; // in no order
+    struct slot_heap
+        ready; // those of waiting that may come in, most urgent first: not the paused, not the held
+    struct slot_heap deadlines; // of all that have one and did not meet it yet, the next first
+    struct seq_list running;    // most urgent first
+    uint32_t running_paused;    // how many of running are paused
+    uint64_t pages_owed;        // sum over running
+    uint64_t submitted;         // ever
+    uint32_t way_slot;          // the waiting one that nobody's going would have helped
+    uint64_t way_step;          // from this step on it is asked again
+    uint32_t *page_marks;       // owned, (page_count), all 0: scratch of sched_admit.c
+    struct promise *promises;   // owned, (promise_mask + 1)
+    uint32_t promise_mask, promise_count;
+    uint32_t held_count; // of waiting
+    uint64_t expired;    // ever
+    bool has_suspects;   // none is there when it is false
     bool in_flight;
     uint64_t step;
     uint64_t prefix_queries, prefix_hits, preemptions, prompt_tokens_computed;
@@ -85,8 +134,22 @@ static inline uint64_t sched_seq_id(const struct sched *sched, uint32_t slot)
 /* The sequence of an id, or NULL when it is gone. */
 struct seq *sched_seq_find(const struct sched *sched, uint64_t seq_id);
 
-/* Moves a sequence between lists and states along SEQ_EDGES; front: at the list's front. */
-void sched_seq_move(struct sched *sched, uint32_t slot, enum seq_state to, bool front);
+/* Moves a sequence between lists and states along SEQ_EDGES. */
+void sched_seq_move(struct sched *sched, uint32_t slot, enum seq_state to);
+
+/* Whether a comes before b. No two are equal. */
+static inline bool sched_seq_before(const struct seq *a, const struct seq *b)
+{
+    return a->due_ns != b->due_ns ? a->due_ns < b->due_ns : a->order < b->order;
+}
+
+void sched_seq_pause(struct sched *sched, uint32_t slot, bool paused);
+
+/* Key of its page number `page`; all its tokens are known. Computed once. */
+struct hash128 sched_seq_key(struct seq *seq, uint32_t page);
+
+/* Books what a running sequence is owed, after its tokens or pages changed. */
+void sched_seq_owe(struct sched *sched, struct seq *seq);
 
 /* The page that its tail is copied from is needed no more. */
 void sched_seq_release_tail(struct sched *sched, struct seq *seq, uint64_t now_ns);
@@ -96,5 +159,59 @@ void sched_seq_release_pages(struct sched *sched, struct seq *seq, uint64_t now_
 
 /* Ends a sequence that is in no step. */
 void sched_seq_end(struct sched *sched, uint32_t slot, uint64_t now_ns);
+
+/* ---- one step ---- */
+
+struct step { // one call of sched_plan
+    struct sched *sched;
+    struct plan_writer *writer;
+    uint64_t now_ns;
+    uint32_t rows_left;
+    uint32_t score_rows_left;
+    uint32_t seq_count;
+    uint32_t prefill_count; // running ones that want more than one row
+    uint32_t admitted_count;
+    bool preempted; // somebody lost its pages or place to another: nobody is admitted
+};
+
+static inline uint32_t sched_rows_wanted(const struct seq *seq)
+{
+    return seq->token_count - seq->computed;
+}
+
+/* Prompt positions are still to be scored. Until they all were there is no output, so that no row scored is past
+ * the prompt. */
+static inline bool sched_is_scoring(const struct seq *seq)
+{
+    return seq->score_prompt && seq->scored < seq->prompt_count;
+}
+
+/* Its rows may be what kills the worker. */
+static inline bool sched_is_suspect(const struct seq *seq)
+{
+    return seq->losses >= SCHED_LOSSES_ALONE;
+}
+
+/* The last in the order that is paused: it computes nothing, and its client may take long. */
+uint32_t sched_victim_paused(const struct sched *sched);
+void sched_preempt(struct step *step, uint32_t slot);
+/* One more page for a sequence: free, evicted, or of one that is preempted for it. 0 or -ENOSPC. */
+int sched_page_add(struct step *step, uint32_t slot);
+
+/* sched_admit.c: makes way for the first of those that wait, if it has the right to; admits. */
+void sched_make_way(struct step *step);
+void sched_admit(struct step *step);
+
+/* sched_share.c. hold: takes a candidate, whose hits were just looked up, out of the order if another computes its next
+ * page. leave: undoes that, and does not put it back. begin: a sequence came in; sealed: it got on; break: it goes, or
+ * pauses; stuck: is asked of each running one in each step. */
+int sched_share_init(struct sched *sched); // 0 or -ENOMEM
+bool sched_share_hold(struct step *step, uint32_t slot);
+void sched_share_leave(struct sched *sched, uint32_t slot);
+void sched_share_begin(struct sched *sched, uint32_t slot);
+void sched_share_sealed(struct sched *sched, uint32_t slot);
+void sched_share_break(struct sched *sched, uint32_t slot);
+void sched_share_stuck(struct sched *sched, uint32_t slot);
+int sched_share_check(const struct sched *sched, struct err *err); // 0 or ERR_FORMAT
 
 #endif
