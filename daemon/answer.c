@@ -13,7 +13,8 @@ static const char *finish_name(enum finish_reason finish)
     switch (finish) {
     case FINISH_STOP: return "stop";
     case FINISH_LENGTH: return "length";
-    case FINISH_ERROR: return "error";
+    case FINISH_ERROR:
+    case FINISH_TIMEOUT: return "error";
     case FINISH_NONE: break;
     }
     return NULL;

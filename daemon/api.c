@@ -43,9 +43,10 @@ void api_refuse(struct conn *conn, int status, const char *field, const char *me
     struct buf out;
     buf_init(&out, KIB(64));
     answer_write_error(&out, status, field, message);
-    const char *headers = status == 429 || status == 503 ? "Retry-After: 1\r\n"
-                          : status == 401                ? "WWW-Authenticate: Bearer\r\n"
-                                                         : NULL;
+    bool later = status == 408 || status == 429 || status == 503;
+    const char *headers = later           ? "Retry-After: 1\r\n"
+                          : status == 401 ? "WWW-Authenticate: Bearer\r\n"
+                                          : NULL;
     (void)conn_respond(conn, status, "application/json", headers, out.bytes, out.len); // gone: on_close comes
     buf_done(&out);
 }
@@ -152,6 +153,8 @@ static void route_metrics(struct api *api, struct conn *conn, const struct http_
         .prefix_queries = stats.sched.prefix_queries,
         .prefix_hits = stats.sched.prefix_hits,
         .preemptions = stats.sched.preemptions,
+        .expired = stats.sched.expired,
+        .held = stats.sched.held_count,
         .evictions = stats.evictions,
         .worker_restarts = stats.restarts,
         .http_requests = api->http_requests,
@@ -168,6 +171,22 @@ static void route_metrics(struct api *api, struct conn *conn, const struct http_
 }
 
 /* ---- routes with a body ---- */
+
+/* The body's, else the header's, else the server's, and never more than the server's. False: the header is no time. */
+static bool timeout_decide(const struct api *api, const struct http_request *request, struct params *params)
+{
+    const char *text = http_request_header(request, "X-Request-Timeout");
+    float server_s = (float)api->conf.timeout_s;
+    if (params->timeout_s == 0 && text) {
+        char *end;
+        params->timeout_s = strtof(text, &end);
+        if (end == text || *end || !(params->timeout_s >= 1e-3F && params->timeout_s <= 86400.0F * 365))
+            return false;
+    }
+    if (server_s > 0 && (params->timeout_s == 0 || params->timeout_s > server_s))
+        params->timeout_s = server_s;
+    return true;
+}
 
 static void generate(struct api *api, struct conn *conn, const struct http_request *request,
                      enum params_kind kind, enum request_goal goal)
@@ -194,6 +213,11 @@ static void generate(struct api *api, struct conn *conn, const struct http_reque
     }
     if (params.model && !model_is_served(api, params.model)) {
         refuse_model(conn, params.model);
+        params_done(&params);
+        return;
+    }
+    if (!timeout_decide(api, request, &params)) {
+        api_refuse(conn, 400, NULL, "X-Request-Timeout must be a number of seconds above 0");
         params_done(&params);
         return;
     }

@@ -23,7 +23,8 @@ struct api_conf {
     const char *model_name;
     char *const *keys; // (key_count) API keys; none: open
     size_t key_count;
-    uint64_t seed; // of requests that bring none
+    uint64_t seed;      // of requests that bring none
+    uint32_t timeout_s; // longest of a request; 0: none
 };
 
 struct api {

@@ -60,6 +60,11 @@
       "Tokens computed in one step; what decoding leaves of them goes to prompts. At least max-num-seqs.") \
     X(COUNT, max_num_queued_reqs, "max-num-queued-reqs", "scheduler", "1024", 1, 1 << 20, "COUNT", \
       "Requests that may wait. Further ones are answered with 429 and Retry-After.") \
+    X(COUNT, priority_ageing_s, "priority-ageing", "scheduler", "30", 1, 86400, "SECONDS", \
+      "Waiting for so long makes up for a priority lower by one, so that the least urgent is served too.") \
+    X(COUNT, request_timeout_s, "request-timeout", "scheduler", "0", 0, 86400 * 365, "SECONDS", \
+      "Longest time of a request, from its arrival to its end; past it it is answered with 408. Requests may set a " \
+      "shorter one (timeout, or X-Request-Timeout). 0: no bound.") \
     X(NUMBER, seed, "seed", "scheduler", "0", 0, INT64_MAX, "NUMBER", \
       "Seed of requests that bring none: together with the request's number it gives their random numbers.") \
     \

@@ -36,6 +36,9 @@ struct engine {
     struct sched_event *events; // (2 * seqs_max)
 
     uv_prepare_t prepare;    // active while dirty: plans before the loop sleeps
+    uv_timer_t deadline;     // active until the next deadline of a sequence
+    uint64_t deadline_ns;    // that one; UINT64_MAX: none
+    uint32_t handles_open;   // of these two, while closing
     uint64_t done_ns;        // arrival of the completion whose successor is not planned yet; 0: none
     struct engine_step step; // of that completion
     void (*on_freed)(void *owner);
@@ -53,9 +56,42 @@ static void step_report(struct engine *engine, bool planned)
     engine->conf.callbacks->on_step(engine->conf.owner, &engine->step);
 }
 
+static void deadline_arm(struct engine *engine);
+
+/* Tells the owners of those whose deadline has come. */
+static void deadlines_expire(struct engine *engine)
+{
+    int count;
+    while ((count = sched_expire(engine->sched, clock_mono_ns(), engine->events)) > 0) {
+        for (int i = 0; i < count; i++) {
+            if (!sched_has(engine->sched, engine->events[i].seq_id)) continue; // removed by an earlier event
+            engine->conf.callbacks->on_event(engine->conf.owner, &engine->events[i], NULL);
+        }
+    }
+    deadline_arm(engine);
+}
+
+static void deadline_came(uv_timer_t *timer)
+{
+    struct engine *engine = timer->data;
+    engine->deadline_ns = UINT64_MAX;
+    deadlines_expire(engine);
+}
+
+/* A timer that fires early finds nobody and is armed again. */
+static void deadline_arm(struct engine *engine)
+{
+    uint64_t next_ns = sched_deadline_next(engine->sched), now_ns = clock_mono_ns();
+    if (next_ns >= engine->deadline_ns) return;
+    engine->deadline_ns = next_ns;
+    uv_timer_start(&engine->deadline, deadline_came,
+                   next_ns > now_ns ? (next_ns - now_ns + NS_PER_MS - 1) / NS_PER_MS : 0, 0);
+}
+
 /* Plans the next step and pushes it; the plan is kept to verify the answer against. */
 static void step_plan(struct engine *engine)
 {
+    deadlines_expire(engine); // never computed: also those whose timer is late
     if (group_state(engine->group) != GROUP_READY || sched_in_flight(engine->sched)) return;
     size_t slot_bytes;
     void *slot = link_plan_slot(group_link(engine->group), &slot_bytes);
@@ -310,8 +346,11 @@ int engine_new(const struct engine_conf *conf, struct engine **ret_engine, char 
     r = pool_make(engine, err);
     if (r == 0) r = parts_make(engine, err);
     if (r < 0) goto fail;
-    (void)uv_prepare_init(conf->loop, &engine->prepare); // cannot fail
-    engine->prepare.data = engine;
+    (void)uv_prepare_init(conf->loop, &engine->prepare); // neither can fail
+    (void)uv_timer_init(conf->loop, &engine->deadline);
+    engine->prepare.data = engine->deadline.data = engine;
+    engine->deadline_ns = UINT64_MAX;
+    engine->handles_open = 2;
     struct {
         struct hash128 digest;
         uint64_t kv_type;
@@ -358,15 +397,17 @@ static void engine_release(struct engine *engine)
     if (on_freed) on_freed(owner);
 }
 
-static void prepare_closed(uv_handle_t *handle)
+static void handle_closed(uv_handle_t *handle)
 {
-    engine_release(handle->data);
+    struct engine *engine = handle->data;
+    if (--engine->handles_open == 0) engine_release(engine);
 }
 
 static void group_freed(void *owner)
 {
     struct engine *engine = owner;
-    uv_close((uv_handle_t *)&engine->prepare, prepare_closed);
+    uv_close((uv_handle_t *)&engine->prepare, handle_closed);
+    uv_close((uv_handle_t *)&engine->deadline, handle_closed);
 }
 
 void engine_free(struct engine *engine, void (*on_freed)(void *owner))
@@ -383,7 +424,9 @@ int engine_submit(struct engine *engine, struct sched_request *request, uint64_t
 {
     request->root_key = hash128_chain(engine->root_key, &request->root_key, sizeof request->root_key);
     int r = sched_submit(engine->sched, request, ret_seq_id);
-    if (r == 0) engine_dirty(engine);
+    if (r < 0) return r;
+    deadline_arm(engine);
+    engine_dirty(engine);
     return r;
 }
 

@@ -90,6 +90,9 @@ static int sequence_submit(struct generation *generation, const struct generatio
         .use_history = sampling->repetition_penalty != 1 || sampling->presence_penalty != 0 ||
                        sampling->frequency_penalty != 0,
         .score_prompt = params->score_prompt,
+        .priority = params->priority,
+        .arrival_ns = params->arrival_ns,
+        .deadline_ns = params->deadline_ns,
         .root_key = params->salt,
         .owner = generation,
     };
@@ -303,6 +306,7 @@ void generation_event(const struct sched_event *event, const struct done_top *to
     }
     struct generation_update update = {.stop_token = TOKEN_NONE, .stop_idx = -1};
     if (event->kind == SCHED_FAILED) update.finish = FINISH_ERROR;
+    if (event->kind == SCHED_EXPIRED) update.finish = FINISH_TIMEOUT;
     update.scores = event->scores;
     update.score_tops = tops;
     update.score_position = event->score_position;

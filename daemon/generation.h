@@ -17,9 +17,10 @@
 
 enum finish_reason {
     FINISH_NONE,
-    FINISH_STOP,   // an end token, a stop token or a stop string
-    FINISH_LENGTH, // max_tokens, or the context is full
-    FINISH_ERROR,  // the worker could not compute it, or there is no memory for the text
+    FINISH_STOP,    // an end token, a stop token or a stop string
+    FINISH_LENGTH,  // max_tokens, or the context is full
+    FINISH_ERROR,   // the worker could not compute it, or there is no memory for the text
+    FINISH_TIMEOUT, // its deadline has come
 };
 
 struct generation_token {
@@ -65,7 +66,10 @@ struct generation_params {
     bool include_stop; // the stop string, or the stop token's text, stays in the text
     bool skip_special; // special tokens give no text
     bool score_prompt;
-    struct hash128 salt; // keeps its cached prefixes apart from others'; zero: shared
+    int32_t priority;     // lower first
+    uint64_t arrival_ns;  // of the request
+    uint64_t deadline_ns; // 0: none
+    struct hash128 salt;  // keeps its cached prefixes apart from others'; zero: shared
 };
 
 struct generation; // opaque

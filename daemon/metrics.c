@@ -302,6 +302,8 @@ static void put_gauges(const struct page *page, const struct metrics_gauges *gau
     put_cache_config(page, gauges);
     put_gauge(page, "kvasir:kv_pages", "Pages of the pool.", gauges->page_count);
     put_gauge(page, "kvasir:kv_pages_used", "Pages that sequences hold.", gauges->pages_used);
+    put_gauge(page, "kvasir:num_requests_held", "Of those waiting: for a prefix that another computes.",
+              gauges->held);
     put_gauge(page, "kvasir:http_connections", "Open connections.", gauges->http_conns);
     /* Deprecated in vLLM and still read by routers. */
     put_gauge(page, "vllm:num_requests_swapped", "Always 0.", 0);
@@ -349,6 +351,8 @@ static void put_counters(const struct page *page, const struct metrics *metrics,
     put_counter(page, "vllm:gpu_prefix_cache_hits_total", "As vllm:prefix_cache_hits_total.",
                 gauges->prefix_hits);
     put_counter(page, "kvasir:page_evictions_total", "Pages evicted from the cache.", gauges->evictions);
+    put_counter(page, "kvasir:requests_expired_total", "Sequences that did not finish before their deadline.",
+                gauges->expired);
     put_counter(page, "kvasir:worker_deaths_total", "Workers that died.", metrics->worker_deaths);
     put_counter(page, "kvasir:worker_restarts_total", "Workers started again.", gauges->worker_restarts);
     put_counter(page, "kvasir:http_requests_total", "HTTP requests.", gauges->http_requests);

@@ -25,6 +25,8 @@ struct metrics_gauges { // read at the time of rendering
     uint32_t page_tokens, page_count, pages_used; // used: held by running sequences
     uint64_t prefix_queries, prefix_hits;         // tokens, since start
     uint64_t preemptions, evictions;
+    uint64_t expired; // sequences whose deadline came
+    uint32_t held;    // of waiting: wait for pages that another computes
     uint64_t worker_restarts;
     uint64_t http_requests, http_conns;
     const char *cache_dtype; // "f16"

@@ -36,6 +36,8 @@ struct params {
     bool seed_given;
     int32_t max_tokens; // -1: not given
     int32_t n, min_tokens;
+    int32_t priority; // lower first
+    float timeout_s;  // 0: not given
     bool ignore_eos, include_stop, skip_special;
     struct stop_string stops[STOP_MAX];
     uint32_t stop_count;

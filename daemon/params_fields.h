@@ -13,7 +13,8 @@
     X("min_p", sampling.min_p, 0.0, 1.0) \
     X("repetition_penalty", sampling.repetition_penalty, 1e-3, 100.0) \
     X("presence_penalty", sampling.presence_penalty, -2.0, 2.0) \
-    X("frequency_penalty", sampling.frequency_penalty, -2.0, 2.0)
+    X("frequency_penalty", sampling.frequency_penalty, -2.0, 2.0) \
+    X("timeout", timeout_s, 1e-3, 86400.0 * 365)
 
 /* X(field, member, lowest, highest): integers. */
 #define PARAMS_INTEGERS(X) \
@@ -22,6 +23,7 @@
     X("max_completion_tokens", max_tokens, 1, INT32_MAX) \
     X("min_tokens", min_tokens, 0, INT32_MAX) \
     X("n", n, 1, CHOICES_MAX) \
+    X("priority", priority, INT32_MIN, INT32_MAX) \
     X("prompt_logprobs", prompt_logprobs, 0, LOGPROBS_MAX)
 
 #define PARAMS_FLAGS(X) \
@@ -62,7 +64,6 @@
     X("mm_processor_kwargs", NULL) \
     X("modalities", "[\"text\"]") \
     X("prediction", NULL) \
-    X("priority", "0") \
     X("prompt_embeds", NULL) \
     X("reasoning_effort", "\"none\"") \
     X("regex", NULL) \

@@ -43,6 +43,7 @@ struct request {
     struct request *held_next;     // there
     struct buf held;               // events of its stream, not sent yet
     uint64_t arrival_ns, token_ns; // token_ns: of the last output token
+    uint64_t deadline_ns;          // 0: none
     struct request *previous, *next;
 };
 
@@ -336,6 +337,10 @@ static void choice_updated(void *owner, const struct generation_update *update)
         return;
     }
     if (update->token) metrics_token(request, choice);
+    if (update->finish == FINISH_TIMEOUT) {
+        fail(request, 408, NULL, "the request was not finished within its timeout: try again later");
+        return;
+    }
     if (update->finish == FINISH_ERROR) {
         fail(request, 500, NULL, "the model could not compute this request");
         return;
@@ -395,6 +400,9 @@ static int choice_start(struct request *request, struct choice *choice)
         .include_stop = params->include_stop,
         .skip_special = params->skip_special,
         .score_prompt = params->prompt_logprobs >= 0 || (params->echo && params->logprobs),
+        .priority = params->priority,
+        .arrival_ns = request->arrival_ns,
+        .deadline_ns = request->deadline_ns,
     };
     generation.sampling.seed = choice_seed(request, choice);
     if (params->prompt_logprobs > (int32_t)generation.sampling.logprobs)
@@ -543,6 +551,8 @@ void request_start(struct api *api, struct conn *conn, struct params *params, en
         .arrival_ns = clock_mono_ns(),
     };
     buf_init(&request->held, HELD_BYTES_MAX);
+    if (params->timeout_s > 0)
+        request->deadline_ns = request->arrival_ns + (uint64_t)((double)params->timeout_s * NS_PER_S);
     *params = (struct params){0};
     if (goal == REQUEST_TOKENIZE) request->source.model_len_max = TOKENIZE_IDS_MAX;
     id_make(request);

@@ -274,6 +274,7 @@ static int engine_make(struct server *server, struct err *err)
         .sched = {.seqs_max = conf->max_num_seqs,
                   .tokens_max = conf->max_num_batched_tokens,
                   .queue_max = conf->max_num_queued_reqs,
+                  .ageing_ns = conf->priority_ageing_s * NS_PER_S,
                   .model_len_max = server->model_len_max},
         .facts = server->model.facts,
         .model_digest = server->model.digest,
@@ -302,6 +303,7 @@ static int api_make(struct server *server, struct err *err)
         .keys = conf->api_keys.texts,
         .key_count = conf->api_keys.count,
         .seed = conf->seed,
+        .timeout_s = conf->request_timeout_s,
     };
     return api_init(&server->api, &api, err);
 }

@@ -44,6 +44,7 @@ NUMBERS = [
     ("max_completion_tokens", BOTH, 1, INT32_MAX, True),
     ("min_tokens", BOTH, 0, INT32_MAX, True),
     ("n", BOTH, 1, 128, True),
+    ("priority", BOTH, -2**31, 2**31 - 1, True),
     ("prompt_logprobs", BOTH, 0, 20, True),
     ("logprobs", (COMPLETION,), 0, 20, True),
     ("top_logprobs", (CHAT,), 0, 20, True),
@@ -55,9 +56,9 @@ UNSUPPORTED = {
     "response_format": {"type": "json_object"}, "tools": [{"type": "function"}], "tool_choice": "auto",
     "best_of": 2, "suffix": "x", "use_beam_search": True, "guided_json": {}, "structured_outputs": {"json": {}},
     "bad_words": ["x"], "allowed_token_ids": [1], "truncate_prompt_tokens": 5, "logits_processors": ["x"],
-    "priority": 1, "prompt_embeds": "x", "functions": [{}], "length_penalty": 2,
+    "prompt_embeds": "x", "functions": [{}], "length_penalty": 2,
 }
-HARMLESS = {"response_format": {"type": "text"}, "tools": [], "best_of": 1, "suffix": "", "priority": 0,
+HARMLESS = {"response_format": {"type": "text"}, "tools": [], "best_of": 1, "suffix": "", "priority": -3,
             "use_beam_search": False, "tool_choice": "none", "user": "u", "metadata": {"a": 1}, "store": False,
             "service_tier": "auto", "a field from the future": [1, {"b": None}]}
 

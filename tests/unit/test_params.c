@@ -108,10 +108,12 @@ static const struct {
     {"repetition_penalty", {"0.001", "100", "1"}, {"0", "-1", "100.1"}},
     {"presence_penalty", {"-2", "2"}, {"-2.0001", "2.0001"}},
     {"frequency_penalty", {"-2", "2"}, {"-2.0001", "2.0001"}},
+    {"timeout", {"0.001", "30", "31536000"}, {"0", "-1", "31536001"}},
     {"top_k", {"-1", "0", "1", "2147483647"}, {"-2", "1.5", "2147483648"}},
     {"max_tokens", {"1", "2147483647", "1e3", "5.0"}, {"0", "-1", "1.5", "2147483648"}},
     {"max_completion_tokens", {"1", "2147483647"}, {"0", "-1", "1.5", "2147483648"}},
     {"n", {"1", "128"}, {"0", "-1", "129", "1.5"}},
+    {"priority", {"-2147483648", "2147483647"}, {"-2147483649", "2147483648", "1.5"}},
     {"prompt_logprobs", {"0", "20"}, {"-1", "21", "1.5"}},
 };
 
@@ -499,7 +501,6 @@ static void test_params_refuses_what_is_not_built(void **state)
         {"mm_processor_kwargs", "null", "{}"},
         {"modalities", "[\"text\"]", "[\"text\",\"audio\"]"},
         {"prediction", "null", "{}"},
-        {"priority", "0", "1"},
         {"prompt_embeds", "null", "\"x\""},
         {"reasoning_effort", "\"none\"", "\"high\""},
         {"regex", "null", "\"x\""},
