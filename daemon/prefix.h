@@ -4,17 +4,20 @@
  * Private to the daemon and rebuildable from the descriptors. A page's key is hash(parent's key, its
  * token ids); page 0 chains to the root key (model digest, KV type, later tenant and adapter). Token ids and the parent
  * are compared on every hit, so a hash collision costs time, never correctness. Only leaves that nobody
- * holds are evicted, least recently used first (a heap, so that a better order is a better comparison).
+ * holds are evicted, in the order of leaves.h.
  *   I1: every SEALED page of the pool is in the table, no other is.
- *   I2: the heap holds exactly the SEALED pages with refcount 0 and child_count 0. */
+ *   I2: leaves.h offers exactly the SEALED pages with refcount 0 and child_count 0. */
 #ifndef KVASIR_DAEMON_PREFIX_H
 #define KVASIR_DAEMON_PREFIX_H
 
 #include "common/shm/pool.h"
+#include "daemon/leaves.h"
 
-struct prefix; // owns table and heap, borrows the pool
+struct prefix; // owns table and leaves, borrows the pool
 
 int prefix_new(struct pool *pool, struct prefix **ret_prefix);
+/* With another order of eviction, for comparison. */
+int prefix_new_ordered(struct pool *pool, enum leaves_order order, struct prefix **ret_prefix);
 void prefix_free(struct prefix *prefix); // NULL is fine
 
 /* Key of a page: (page_tokens) ids under a parent key. */
@@ -36,7 +39,7 @@ void prefix_seal(struct prefix *prefix, uint32_t page_idx, struct hash128 key, u
 void prefix_hold(struct prefix *prefix, uint32_t page_idx, uint64_t now_ns);    // refcount + 1
 void prefix_release(struct prefix *prefix, uint32_t page_idx, uint64_t now_ns); // refcount - 1; stays cached
 
-/* Makes one page free: the least recently used leaf. -ENOSPC when every sealed page is held. */
+/* Makes one page free: the first of the leaves. -ENOSPC when every sealed page is held. */
 int prefix_evict(struct prefix *prefix);
 /* Pages that eviction can free, all together: SEALED with refcount 0. */
 uint32_t prefix_idle_count(const struct prefix *prefix);

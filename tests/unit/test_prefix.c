@@ -27,7 +27,7 @@ struct world {
     uint64_t now_ns;
 };
 
-static void world_open(struct world *world, uint32_t pages)
+static void world_open_ordered(struct world *world, uint32_t pages, enum leaves_order order)
 {
     struct pool_geometry geometry = {.page_count = pages, .page_tokens = PAGE_TOKENS, .rank_count = 1};
     struct pool_owner owner = {1, 2, 3};
@@ -36,7 +36,12 @@ static void world_open(struct world *world, uint32_t pages)
     memset(world->meta, 0, bytes);
     assert_int_equal(
         pool_format(world->meta, pool_meta_bytes(&geometry), &geometry, &owner, &world->pool, NULL), 0);
-    assert_int_equal(prefix_new(world->pool, &world->prefix), 0);
+    assert_int_equal(prefix_new_ordered(world->pool, order, &world->prefix), 0);
+}
+
+static void world_open(struct world *world, uint32_t pages)
+{
+    world_open_ordered(world, pages, LEAVES_BY_REUSE);
 }
 
 static void world_done(struct world *world)
@@ -211,6 +216,38 @@ static void test_prefix_evicts_the_leaf_used_longest_ago(void **state)
     world_done(&world);
 }
 
+/* One request after the other, each of one page that was let go of before the next is computed. */
+static void use_once(struct world *world, uint32_t value)
+{
+    uint32_t page_idx = find(world, PAGE_NONE, value);
+    if (page_idx != PAGE_NONE) {
+        prefix_hold(world->prefix, page_idx, ++world->now_ns);
+    } else {
+        if (pool_free_count(world->pool) == 0) assert_int_equal(prefix_evict(world->prefix), 0);
+        page_idx = seal(world, PAGE_NONE, value);
+    }
+    release(world, page_idx);
+}
+
+static void test_prefix_keeps_what_comes_back_from_a_flood_of_what_does_not(void **state)
+{
+    (void)state;
+    struct world world;
+    world_open(&world, 32);
+    uint32_t hits = 0, flood = 1000000;
+    for (int round = 0; round < 400; round++) {
+        for (uint32_t value = 0; value < 8;
+             value++) { // each comes back after 48 others: by last use, never a hit
+            hits += round >= 200 && find(&world, PAGE_NONE, 100 * value) != PAGE_NONE;
+            use_once(&world, 100 * value);
+            for (int i = 0; i < 5; i++) use_once(&world, flood += 100);
+        }
+        audit(&world);
+    }
+    assert_true(hits >= 200 * 8 * 9 / 10);
+    world_done(&world);
+}
+
 static void test_prefix_holds_count(void **state)
 {
     (void)state;
@@ -341,6 +378,7 @@ struct model {
     struct world world;
     struct model_page pages[PAGES_MOST];
     uint32_t page_count;
+    enum leaves_order order;
 };
 
 /* The leaf used longest ago; of equals the lowest index. */
@@ -363,12 +401,29 @@ static uint32_t model_find(const struct model *model, uint32_t parent, uint32_t 
     return PAGE_NONE;
 }
 
+/* What the index evicted: by last use, the model knows which; else it is some leaf that nobody holds. */
+static uint32_t model_evicted(const struct model *model)
+{
+    if (model->order == LEAVES_BY_LAST_USE) return model_victim(model);
+    for (uint32_t i = 0; i < model->page_count; i++) {
+        const struct model_page *page = &model->pages[i];
+        if (page->sealed && pool_desc(model->world.pool, i)->state == PAGE_FREE) {
+            assert_int_equal(page->holds, 0);
+            assert_int_equal(page->children, 0);
+            return i;
+        }
+    }
+    return PAGE_NONE;
+}
+
 static void model_evict(struct model *model)
 {
-    uint32_t victim = model_victim(model);
+    bool has_leaf = model_victim(model) != PAGE_NONE;
     int r = prefix_evict(model->world.prefix);
-    assert_int_equal(r, victim == PAGE_NONE ? -ENOSPC : 0);
-    if (victim == PAGE_NONE) return;
+    assert_int_equal(r, has_leaf ? 0 : -ENOSPC);
+    if (!has_leaf) return;
+    uint32_t victim = model_evicted(model);
+    assert_int_not_equal(victim, PAGE_NONE);
     assert_int_equal(pool_desc(model->world.pool, victim)->state, PAGE_FREE);
     if (model->pages[victim].parent != PAGE_NONE) model->pages[model->pages[victim].parent].children--;
     model->pages[victim] = (struct model_page){0};
@@ -446,9 +501,10 @@ static void test_prefix_agrees_with_a_list(void **state)
     uint64_t seed = seed_text ? strtoull(seed_text, NULL, 0) : 1;
     for (uint64_t round = 0; round < 30; round++) {
         struct rng rng = {seed + round};
-        struct model model = {.page_count = 1 + (uint32_t)rng_below(&rng, PAGES_MOST)};
+        struct model model = {.page_count = 1 + (uint32_t)rng_below(&rng, PAGES_MOST),
+                              .order = round & 1 ? LEAVES_BY_REUSE : LEAVES_BY_LAST_USE};
         print_message("seed %llu: %u pages\n", (unsigned long long)(seed + round), model.page_count);
-        world_open(&model.world, model.page_count);
+        world_open_ordered(&model.world, model.page_count, model.order);
         for (int step = 0; step < 1000; step++) {
             model_step(&model, &rng);
             model_compare(&model);
@@ -466,6 +522,7 @@ int main(void)
         cmocka_unit_test(test_prefix_tells_colliding_keys_apart),
         cmocka_unit_test(test_prefix_deletes_in_runs_that_wrap),
         cmocka_unit_test(test_prefix_evicts_the_leaf_used_longest_ago),
+        cmocka_unit_test(test_prefix_keeps_what_comes_back_from_a_flood_of_what_does_not),
         cmocka_unit_test(test_prefix_holds_count),
         cmocka_unit_test(test_prefix_lives_with_one_page),
         cmocka_unit_test(test_prefix_finds_the_longest_tail),
