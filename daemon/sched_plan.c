@@ -6,11 +6,12 @@
  * 2. The most urgent that is not paused gets a place for a row, whoever has to go for it.
  * 3. Each running sequence with one row left gets it (decode), most urgent first.
  * 4. If nobody was preempted, waiting sequences are admitted while they fit (sched_admit.c). Paused ones give way.
- * 5. What is left of the token budget goes to prefills, most urgent first, in chunks. */
+ * 5. Prefills, in chunks: how many rows, and who gets them, is for pace.h. */
 #include <errno.h>
 #include <stdlib.h>
 
 #include "common/base/check.h"
+#include "daemon/pace.h"
 #include "daemon/sched_state.h"
 
 uint32_t sched_victim_paused(const struct sched *sched)
@@ -48,7 +49,7 @@ void sched_preempt(struct step *step, uint32_t slot)
 static void tail_forget(struct step *step, struct seq *seq)
 {
     uint32_t tokens = seq->computed % PAGE_TOKENS;
-    if (seq->preempt_count == 0) seq->cached_count -= tokens; // it counts the first time that it came in
+    if (seq->cached_count == seq->computed) seq->cached_count -= tokens;
     step->sched->prefix_hits -= tokens;
     seq->computed -= tokens;
     sched_seq_release_tail(step->sched, seq, step->now_ns);
@@ -88,8 +89,7 @@ static uint32_t pages_ensure(struct step *step, uint32_t slot, uint32_t rows)
     while (seq->page_count < sched_pages_for(seq->computed + rows)) {
         if (sched_page_add(step, slot) < 0) {
             uint32_t places = seq->page_count * PAGE_TOKENS;
-            uint32_t fit = places > seq->computed ? places - seq->computed : 0;
-            return fit < rows ? fit : rows; // a tail that was forgotten makes places of what was computed
+            return places > seq->computed ? places - seq->computed : 0;
         }
     }
     return rows;
@@ -162,6 +162,7 @@ static void plan_push(struct step *step, uint32_t slot, uint32_t rows)
     CHECK(pushed >= 0);
     if (seq->tail_page != PAGE_NONE) plan_push_tail(step, seq, (uint32_t)pushed);
     seq->rows_in_flight = rows;
+    seq->served_step = step->sched->step + 1;
     load_add(step, seq, rows, scores);
     step->rows_left -= rows;
     if (scores) step->score_rows_left -= rows;
@@ -225,17 +226,56 @@ static void plan_decodes(struct step *step)
     }
 }
 
-/* Step 5; also those that came in with all but one row cached. */
+/* Whether a running sequence may get rows of step 5. */
+static bool is_prefilling(const struct seq *seq)
+{
+    return seq->state == SEQ_RUNNING && !seq->paused && !seq->rows_in_flight && !sched_is_suspect(seq) &&
+           sched_rows_wanted(seq) > 0;
+}
+
+/* Who wants rows, the most urgent first; also those that came in with all but one row cached. -> their number. */
+static uint32_t prompts_list(const struct step *step, struct pace_prompt *prompts)
+{
+    const struct sched *sched = step->sched;
+    uint32_t count = 0;
+    for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next) {
+        const struct seq *seq = &sched->seqs[slot];
+        if (!is_prefilling(seq)) continue;
+        uint32_t wanted = sched_rows_wanted(seq);
+        if (sched_is_scoring(seq) && wanted > step->score_rows_left) wanted = step->score_rows_left;
+        if (wanted == 0) continue;
+        prompts[count++] = (struct pace_prompt){.slot = slot,
+                                                .rows_wanted = wanted,
+                                                .pos_first = seq->computed,
+                                                .served_step = seq->served_step};
+    }
+    return count;
+}
+
+/* Step 5. */
 static void plan_prefills(struct step *step)
 {
     struct sched *sched = step->sched;
+    struct pace_prompt prompts[PLAN_SEQS_MAX];
     if (step->prefill_count + step->admitted_count == 0) return;
-    for (uint32_t slot = sched->running.first; slot != SEQ_NONE && step->rows_left > 0;
-         slot = sched->seqs[slot].next) {
-        const struct seq *seq = &sched->seqs[slot];
-        if (seq->paused || seq->rows_in_flight || sched_is_suspect(seq)) continue;
-        seq_plan(step, slot, sched_rows_wanted(seq));
-    }
+    struct pace pace = {
+        .cost = &sched->cost,
+        .decodes = sched->load,
+        .target_ns = sched->conf.itl_target_ns,
+        .rows_max = step->rows_left,
+        .may_burst = sched->step >= sched->burst_step,
+    };
+    bool burst;
+    uint32_t count = prompts_list(step, prompts);
+    step->rows_left = pace_share(&pace, prompts, count, &burst);
+    if (burst) sched->burst_step = sched->step + PACE_BURST_STEPS;
+    for (uint32_t i = 0; i < count; i++)
+        if (prompts[i].rows > 0 && is_prefilling(&sched->seqs[prompts[i].slot]))
+            seq_plan(step, prompts[i].slot, prompts[i].rows);
+    /* What some could not take, for want of pages, is for those that got none. */
+    for (uint32_t i = 0; i < count && step->rows_left > 0; i++)
+        if (is_prefilling(&sched->seqs[prompts[i].slot]))
+            seq_plan(step, prompts[i].slot, prompts[i].rows_wanted);
 }
 
 int sched_plan(struct sched *sched, uint64_t now_ns, struct plan_writer *writer)

@@ -83,6 +83,7 @@ struct seq {
     uint32_t tail_page;
 
     uint32_t rows_in_flight; // 0: not in the step in flight
+    uint64_t served_step;    // the last one planned with rows of it
     uint32_t losses;         // steps with it that were lost, since one was answered
 };
 
@@ -116,6 +117,7 @@ struct sched {
     bool in_flight;
     uint64_t step;
     uint64_t prefix_queries, prefix_hits, preemptions, prompt_tokens_computed;
+    uint64_t burst_step;         // before it no step may be longer than the target (pace.h)
     struct step_cost cost;       // learns from every answer
     struct step_load load;       // of the last step planned
     struct sched_step last_step; // likewise

@@ -255,6 +255,12 @@ static enum kv_type kv_type_of(uint32_t conf_dtype)
     }
 }
 
+static uint64_t itl_target_ns(const struct conf *conf)
+{
+    if (conf->itl_target_ms == CONF_ITL_TARGET_NONE) return UINT64_MAX;
+    return conf->itl_target_ms * NS_PER_MS;
+}
+
 static int engine_make(struct server *server, struct err *err)
 {
     const struct conf *conf = server->conf;
@@ -274,6 +280,7 @@ static int engine_make(struct server *server, struct err *err)
         .sched = {.seqs_max = conf->max_num_seqs,
                   .tokens_max = conf->max_num_batched_tokens,
                   .queue_max = conf->max_num_queued_reqs,
+                  .itl_target_ns = itl_target_ns(conf),
                   .ageing_ns = conf->priority_ageing_s * NS_PER_S,
                   .model_len_max = server->model_len_max},
         .facts = server->model.facts,

