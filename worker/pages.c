@@ -19,6 +19,8 @@ struct pages {
     struct segment meta, payload;  // owned
     struct pool_header header;     // verified copy
     const struct page_desc *descs; // in meta, (page_count); the daemon writes it
+    const uint64_t *sums;          // in meta, (page_count, rank_count); likewise
+    uint32_t rank;
     /* (page_count); how the plan in hand uses a page: mark_base + MARK_READ, + MARK_WRITTEN, or older. */
     uint32_t *marks;
     uint32_t mark_base; // grows by MARKS_A_PLAN
@@ -32,9 +34,11 @@ int pages_open(const char *instance, uint32_t rank, struct pages **ret_pages, st
     (void)snprintf(part, sizeof part, "kv.%" PRIu32, rank); // fits
     struct pages *pages = calloc(1, sizeof *pages);
     if (!pages) return ERR(err, -ENOMEM, "no memory for a view of the pool");
-    int r = segment_open_read(instance, "meta", &pages->meta, err);
+    /* The lock before the header: a daemon that adopts the pool has written its own name there by the time that it
+     * lets us in, and we find that we are nobody's. */
+    int r = segment_open_shared(instance, part, &pages->payload, err);
+    if (r == 0) r = segment_open_read(instance, "meta", &pages->meta, err);
     if (r == 0) r = pool_header_copy(pages->meta.base, pages->meta.bytes, &pages->header, err);
-    if (r == 0) r = segment_open_write(instance, part, &pages->payload, err);
     if (r < 0) goto fail;
     const struct pool_geometry *geometry = &pages->header.geometry;
     uint64_t wanted = geometry->page_bytes * geometry->page_count; // verified: below 2^63
@@ -44,6 +48,8 @@ int pages_open(const char *instance, uint32_t rank, struct pages **ret_pages, st
         goto fail;
     }
     pages->descs = (const struct page_desc *)((const uint8_t *)pages->meta.base + pages->header.desc_offset);
+    pages->sums = (const uint64_t *)((const uint8_t *)pages->meta.base + pages->header.sum_offset);
+    pages->rank = rank;
     pages->marks = calloc(geometry->page_count, sizeof *pages->marks);
     pages->mark_base = MARKS_A_PLAN; // 0 in marks: never used
     if (!pages->marks) {
@@ -78,6 +84,21 @@ void *pages_payload(const struct pages *pages)
     return pages->payload.base;
 }
 
+uint64_t pages_sum(const struct pages *pages, uint32_t page_idx)
+{
+    CHECK(page_idx < pages->header.geometry.page_count); // plan_verify
+    return pages->sums[(size_t)page_idx * pages->header.geometry.rank_count + pages->rank];
+}
+
+static int page_refuse(const struct plan_page *page, uint32_t state, uint32_t generation, const char *use,
+                       struct err *err)
+{
+    return ERR(err, ERR_PEER,
+               "page %" PRIu32 " generation %" PRIu32 ": is in state %" PRIu32 " generation %" PRIu32
+               ", to be %s",
+               page->page_idx, page->generation, state, generation, use);
+}
+
 /* One entry of a page table, by what the step does with it. */
 static int page_check(struct pages *pages, const struct plan_page *page, bool is_written, struct err *err)
 {
@@ -88,10 +109,7 @@ static int page_check(struct pages *pages, const struct plan_page *page, bool is
     uint32_t generation = __atomic_load_n(&desc->generation, __ATOMIC_RELAXED); // ordered by state's
     bool usable = state == PAGE_FILLING || (state == PAGE_SEALED && !is_written);
     if (!usable || generation != page->generation)
-        return ERR(err, ERR_PEER,
-                   "page %" PRIu32 " generation %" PRIu32 ": is in state %" PRIu32 " generation %" PRIu32
-                   ", to be %s",
-                   page->page_idx, page->generation, state, generation, is_written ? "written" : "read");
+        return page_refuse(page, state, generation, is_written ? "written" : "read", err);
     uint32_t *mark = &pages->marks[page->page_idx];
     bool is_read = *mark == pages->mark_base + MARK_READ, is_taken = *mark == pages->mark_base + MARK_WRITTEN;
     if (is_taken || (is_written && is_read))
@@ -100,18 +118,17 @@ static int page_check(struct pages *pages, const struct plan_page *page, bool is
     return 0;
 }
 
-/* What is copied is complete and stays as it is: SEALED. */
-static int copy_check(const struct pages *pages, const struct plan_copy *copy, struct err *err)
+/* A page that is checked or copied: SEALED, so that tokens, key and sums are there and it stays as it is. */
+static int sealed_check(const struct pages *pages, uint32_t page_idx, uint32_t wanted, const char *use,
+                        struct err *err)
 {
-    CHECK(copy->page_idx < pages->header.geometry.page_count); // plan_verify
-    const struct page_desc *desc = &pages->descs[copy->page_idx];
-    uint32_t state = __atomic_load_n(&desc->state, __ATOMIC_ACQUIRE);           // as in page_check
+    CHECK(page_idx < pages->header.geometry.page_count); // plan_verify
+    const struct page_desc *desc = &pages->descs[page_idx];
+    // Acquire: partner is the release store in pool.c's set_state(), behind which the sums are complete.
+    uint32_t state = __atomic_load_n(&desc->state, __ATOMIC_ACQUIRE);
     uint32_t generation = __atomic_load_n(&desc->generation, __ATOMIC_RELAXED); // ordered by state's
-    if (state == PAGE_SEALED && generation == copy->generation) return 0;
-    return ERR(err, ERR_PEER,
-               "page %" PRIu32 " generation %" PRIu32 ": is in state %" PRIu32 " generation %" PRIu32
-               ", to be copied",
-               copy->page_idx, copy->generation, state, generation);
+    if (state == PAGE_SEALED && generation == wanted) return 0;
+    return page_refuse(&(struct plan_page){page_idx, wanted}, state, generation, use, err);
 }
 
 int pages_check(struct pages *pages, const struct plan_view *plan, struct err *err)
@@ -122,6 +139,10 @@ int pages_check(struct pages *pages, const struct plan_view *plan, struct err *e
         pages->mark_base = 0;
     }
     pages->mark_base += MARKS_A_PLAN;
+    for (uint32_t i = 0; i < plan->header->check_count; i++) {
+        int r = sealed_check(pages, plan->checks[i].page_idx, plan->checks[i].generation, "checked", err);
+        if (r < 0) return r;
+    }
     for (uint32_t s = 0; s < plan->header->seq_count; s++) {
         const struct plan_seq *seq = &plan->seqs[s];
         uint32_t written_first = seq->pos_first / geometry->page_tokens;
@@ -131,7 +152,7 @@ int pages_check(struct pages *pages, const struct plan_view *plan, struct err *e
         }
     }
     for (uint32_t i = 0; i < plan->header->copy_count; i++) {
-        int r = copy_check(pages, &plan->copies[i], err);
+        int r = sealed_check(pages, plan->copies[i].page_idx, plan->copies[i].generation, "copied", err);
         if (r < 0) return r;
     }
     return 0;

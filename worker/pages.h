@@ -12,16 +12,18 @@
 
 struct pages; // owns the mappings
 
-/* Opens meta and kv.<rank> and verifies header and sizes. */
+/* Opens kv.<rank>, under a shared lock that ends with us, and meta; verifies header and sizes. */
 int pages_open(const char *instance, uint32_t rank, struct pages **ret_pages, struct err *err);
 void pages_close(struct pages *pages); // NULL is fine
 
 const struct pool_header *pages_header(const struct pages *pages); // verified private copy
 void *pages_payload(const struct pages *pages);                    // (page_count, page_bytes), writable
 
+uint64_t pages_sum(const struct pages *pages, uint32_t page_idx); // of our payload, as sealed
+
 /* Checks a verified plan against the descriptors (rule 2): every page's generation is the plan's; a page that
  * the step writes is FILLING and stands in the plan once; one that it only reads is FILLING or SEALED; one that is
- * copied from is SEALED.
+ * copied from, or whose checksum is asked for, is SEALED.
  * ERR_PEER names the first that is not. */
 int pages_check(struct pages *pages, const struct plan_view *plan, struct err *err);
 

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* step - see step.h. The order of a step:
  *
- *   1 verify the plan, then its pages against the descriptors; copy pages where a cached prefix ends inside one
+ *   1 verify the plan, then its pages against the descriptors; hash those that the plan wants checked, on all
+ *     threads, and end here with their names if any is not what was sealed; copy pages where a cached prefix ends
+ *     inside one
  *   2 lay it out as a batch for the model, and list which rows need logits and what for (jobs)
  *   3 forward; then the jobs on all threads. When there are more logit rows than the model holds, 3 is
  *     repeated for the next ones: the model writes the same keys and values again, bit for bit
@@ -60,6 +62,7 @@ struct step {
     uint32_t job_count;
     struct seal *seals; // (seals_max)
     uint32_t seal_count, seals_max;
+    bool *check_is_bad; // (pages_max + seqs_max), one a check of the plan in hand
 
     struct sampler **samplers; // (sampler_count), one a thread
     uint32_t sampler_count;
@@ -114,9 +117,10 @@ int step_new(const struct step_conf *conf, struct step **ret_step, struct err *e
     step->logit_rows = calloc(limits->tokens_max, sizeof *step->logit_rows);
     step->jobs = calloc(limits->tokens_max + limits->seqs_max, sizeof *step->jobs);
     step->seals = calloc(step->seals_max, sizeof *step->seals);
-    int r = step->positions && step->page_table && step->seqs && step->logit_rows && step->jobs && step->seals
-                ? 0
-                : -ENOMEM;
+    step->check_is_bad = calloc(limits->pages_max + limits->seqs_max, sizeof *step->check_is_bad);
+    bool complete = step->positions && step->page_table && step->seqs && step->logit_rows && step->jobs &&
+                    step->seals && step->check_is_bad;
+    int r = complete ? 0 : -ENOMEM;
     if (r == 0) r = done_writer_new(limits, &step->writer);
     if (r == 0) r = samplers_new(step, conf->threads);
     if (r < 0) {
@@ -139,7 +143,36 @@ void step_free(struct step *step)
     free(step->logit_rows);
     free(step->jobs);
     free(step->seals);
+    free(step->check_is_bad);
     free(step);
+}
+
+static uint64_t page_hash(const struct step *step, uint32_t page_idx)
+{
+    const uint8_t *payload = pages_payload(step->pages);
+    return hash64(payload + page_idx * step->page_bytes, step->page_bytes);
+}
+
+static void run_check(void *arg, uint32_t piece)
+{
+    struct step *step = arg;
+    uint32_t page_idx = step->plan.checks[piece].page_idx;
+    step->check_is_bad[piece] = page_hash(step, page_idx) != pages_sum(step->pages, page_idx);
+}
+
+/* The end of step 1. -EBADMSG, and the bad pages in the completion. */
+static int check_payload(struct step *step, struct err *err)
+{
+    uint32_t count = step->plan.header->check_count, bad_count = 0;
+    if (count > 0) model_parallel(step->model, run_check, step, count);
+    for (uint32_t i = 0; i < count; i++) {
+        if (!step->check_is_bad[i]) continue;
+        CHECK(done_writer_bad(step->writer, step->plan.checks[i]) >= 0); // sized for all
+        bad_count++;
+    }
+    if (bad_count == 0) return 0;
+    return ERR(err, -EBADMSG, "%" PRIu32 " of %" PRIu32 " cached pages are not what was sealed", bad_count,
+               count);
 }
 
 /* Step 2, the uses of one row of a sequence. */
@@ -258,8 +291,7 @@ static void run_seal(void *arg, uint32_t piece)
 {
     struct step *step = arg;
     struct seal *seal = &step->seals[piece];
-    const uint8_t *payload = pages_payload(step->pages);
-    seal->checksum = hash64(payload + seal->page.page_idx * step->page_bytes, step->page_bytes);
+    seal->checksum = page_hash(step, seal->page.page_idx);
 }
 
 static float logprob_of(float logprob)
@@ -346,6 +378,7 @@ static int compute(struct step *step, const void *bytes, size_t len, struct step
     const struct plan_header *header = step->plan.header;
     if (header->epoch != step->epoch) return ERR(err, ERR_PEER, "plan: of another epoch");
     r = pages_check(step->pages, &step->plan, err);
+    if (r == 0) r = check_payload(step, err);
     if (r < 0) return r;
     if (header->copy_count > 0) model_parallel(step->model, run_copy, step, header->copy_count);
     lay_out(step);

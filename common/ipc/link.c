@@ -10,10 +10,12 @@
 #include "common/ipc/link.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "common/base/check.h"
@@ -22,10 +24,12 @@
 #include "common/base/utf8.h"
 #include "common/ipc/ring.h"
 #include "common/ipc/wake.h"
+#include "common/shm/owner.h"
 #include "common/shm/segment.h"
 
 #define LINK_MAGIC UINT64_C(0x314B4E4C5056534B) // "KSVPLNK1", little-endian
-#define LINK_VERSION 2u                         // 2: key of the weights in a rank's cell
+/* 2: key of the weights in a rank's cell; 3: checks in plans, bad pages in completions, start time of a rank. */
+#define LINK_VERSION 3u
 
 struct link_header {
     _Atomic uint64_t magic; // stored last (release), read first (acquire)
@@ -51,7 +55,7 @@ struct rank_cell {
     _Atomic uint32_t changes; // counted up with every change that the daemon's waiter should see
     uint32_t reserved;
     _Atomic uint64_t weights_low, weights_high; // key of the shared weights; before state READY
-    uint8_t reserved2[8];
+    _Atomic uint64_t start; // field 22 of /proc/PID/stat: with pid, who it is; stored before pid
     _Alignas(CACHELINE_BYTES) char panic[LINK_PANIC_BYTES];
 };
 static_assert(sizeof(struct rank_cell) == CACHELINE_BYTES + LINK_PANIC_BYTES, "link layout v2");
@@ -223,6 +227,36 @@ static int header_verify(const struct segment *segment, uint32_t group, struct l
     return 0;
 }
 
+/* The descriptor first, then the look: what it refers to is then the process that was looked at. */
+static int rank_kill(struct rank_cell *cell)
+{
+    // Acquire: partner is the release store in link_attach.
+    int64_t pid = atomic_load_explicit(&cell->pid, memory_order_acquire);
+    uint64_t start = atomic_load_explicit(&cell->start, memory_order_relaxed);
+    if (pid <= 0 || pid > INT32_MAX || start == 0) return 0;
+    int pidfd = (int)syscall(SYS_pidfd_open, (pid_t)pid, 0);
+    if (pidfd < 0) return 0; // gone
+    int r = owner_is_alive(pid, start) && syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) == 0;
+    (void)close(pidfd);
+    return r;
+}
+
+int link_kill_ranks(const char *instance, uint32_t group)
+{
+    char part[32];
+    struct segment segment = {.base = NULL};
+    struct link_header header;
+    int count = 0;
+    part_name(group, part);
+    if (segment_open_read(instance, part, &segment, NULL) < 0) return 0;
+    if (header_verify(&segment, group, &header, NULL) == 0) {
+        struct rank_cell *cells = (struct rank_cell *)((uint8_t *)segment.base + header.cell_offset);
+        for (uint32_t rank = 0; rank < header.rank_count; rank++) count += rank_kill(&cells[rank]);
+    }
+    segment_close(&segment);
+    return count;
+}
+
 int link_attach(const char *instance, uint32_t group, uint32_t rank, struct link **ret_link, struct err *err)
 {
     if (group >= GROUPS_MAX) return ERR(err, ERR_USAGE, "group %u, at most %d", group, GROUPS_MAX - 1);
@@ -252,7 +286,11 @@ int link_attach(const char *instance, uint32_t group, uint32_t rank, struct link
         }
     }
     // Relaxed: the daemon only shows it.
-    atomic_store_explicit(&link->cells[rank].pid, getpid(), memory_order_relaxed);
+    uint64_t start = 0; // unknown: then a next daemon can only wait for us to go
+    (void)owner_start(getpid(), &start);
+    atomic_store_explicit(&link->cells[rank].start, start, memory_order_relaxed);
+    // Release: partner is the acquire load in rank_kill.
+    atomic_store_explicit(&link->cells[rank].pid, getpid(), memory_order_release);
     *ret_link = link;
     return 0;
 fail:

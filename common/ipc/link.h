@@ -43,6 +43,10 @@ struct link; // opaque, private memory of one process over the mapped segment
 int link_create(const char *instance, uint32_t group, uint32_t rank_count, uint64_t epoch,
                 const struct plan_limits *limits, struct link **ret_link, struct err *err);
 int link_unlink(const char *instance, uint32_t group); // removes the name; mappings live on
+/* For the next daemon, which holds the instance's lock: SIGKILL for ranks of a dead daemon's link that live still. The
+ * kernel does the same when their daemon dies, but in its own time. -> their number; 0 also when there is no such link,
+ * or it is another build's. */
+int link_kill_ranks(const char *instance, uint32_t group);
 /* Before a group is started again: empties both rings and the rank cells, withdraws a stop. No rank may be
  * alive. */
 void link_reset(struct link *link);

@@ -4,6 +4,7 @@
  * sections, sections before what points into them. */
 #include "common/ipc/plan.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdbool.h>
 #include <string.h>
@@ -57,6 +58,7 @@ size_t plan_bytes_max(const struct plan_limits *limits)
         .history = limits->history_max,
         .biases = limits->biases_max,
         .copies = limits->seqs_max,
+        .checks = plan_checks_max(limits),
     };
     return plan_shape_of(&max).end;
 }
@@ -114,6 +116,7 @@ static int header_verify(const struct plan_header *header, size_t len, const str
         {"history tokens", header->history_count, limits->history_max},
         {"biases", header->bias_count, limits->biases_max},
         {"copies", header->copy_count, header->seq_count},
+        {"checks", header->check_count, plan_checks_max(limits)},
     };
     for (size_t i = 0; i < COUNT_OF(rows); i++)
         if (rows[i].value > rows[i].max)
@@ -130,6 +133,16 @@ static int tokens_verify(const uint32_t *tokens, uint32_t count, uint32_t vocab_
     return 0;
 }
 
+static int pages_verify(const struct plan_page *pages, uint32_t count, uint32_t pool_pages, const char *what,
+                        struct err *err)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (pages[i].page_idx >= pool_pages || pages[i].generation == 0)
+            return ERR(err, ERR_PEER, "plan: %s %u is page %u of %u, generation %u", what, i,
+                       pages[i].page_idx, pool_pages, pages[i].generation);
+    return 0;
+}
+
 static int sections_verify(const struct plan_view *view, const struct plan_limits *limits, struct err *err)
 {
     const struct plan_header *header = view->header;
@@ -137,12 +150,9 @@ static int sections_verify(const struct plan_view *view, const struct plan_limit
     if (r == 0)
         r = tokens_verify(view->history, header->history_count, limits->vocab_count, "history entry", err);
     if (r < 0) return r;
-    for (uint32_t i = 0; i < header->page_count; i++) {
-        const struct plan_page *page = &view->pages[i];
-        if (page->page_idx >= limits->pool_pages || page->generation == 0)
-            return ERR(err, ERR_PEER, "plan: entry %u is page %u of %u, generation %u", i, page->page_idx,
-                       limits->pool_pages, page->generation);
-    }
+    r = pages_verify(view->pages, header->page_count, limits->pool_pages, "entry", err);
+    if (r == 0) r = pages_verify(view->checks, header->check_count, limits->pool_pages, "check", err);
+    if (r < 0) return r;
     for (uint32_t i = 0; i < header->bias_count; i++) {
         const struct plan_bias *bias = &view->biases[i];
         if (bias->token >= limits->vocab_count || !(bias->bias < INFINITY))
@@ -235,6 +245,7 @@ int plan_verify(const void *bytes, size_t len, const struct plan_limits *limits,
         .history = header->history_count,
         .biases = header->bias_count,
         .copies = header->copy_count,
+        .checks = header->check_count,
     };
     struct plan_shape at = plan_shape_of(&counts);
     if (at.end != len) return ERR(err, ERR_PEER, "plan: %zu bytes, its counts need %zu", len, at.end);
@@ -246,6 +257,7 @@ int plan_verify(const void *bytes, size_t len, const struct plan_limits *limits,
         .history = (const uint32_t *)(base + at.history),
         .biases = (const struct plan_bias *)(base + at.biases),
         .copies = (const struct plan_copy *)(base + at.copies),
+        .checks = (const struct plan_page *)(base + at.checks),
     };
     if (!padding_is_zero(base, at.tokens + counts.tokens * sizeof(uint32_t), at.pages) ||
         !padding_is_zero(base, at.history + counts.history * sizeof(uint32_t), at.biases))
@@ -355,6 +367,21 @@ static int seals_verify(const struct done_view *view, const struct plan_view *pl
     return 0;
 }
 
+/* Bad pages are some of those that were to be checked, in the same order. */
+static int bads_verify(const struct done_view *view, const struct plan_view *plan, struct err *err)
+{
+    uint32_t check = 0;
+    for (uint32_t i = 0; i < view->header->bad_count; i++, check++) {
+        const struct plan_page *bad = &view->bads[i];
+        while (check < plan->header->check_count && (plan->checks[check].page_idx != bad->page_idx ||
+                                                     plan->checks[check].generation != bad->generation))
+            check++;
+        if (check == plan->header->check_count)
+            return ERR(err, ERR_PEER, "completion: bad page %u was not to be checked", bad->page_idx);
+    }
+    return 0;
+}
+
 static int done_header_verify(const struct done_header *header, size_t len, const struct plan_limits *limits,
                               const struct plan_view *plan, struct err *err)
 {
@@ -364,18 +391,20 @@ static int done_header_verify(const struct done_header *header, size_t len, cons
     if (header->step != plan->header->step || header->epoch != plan->header->epoch)
         return ERR(err, ERR_PEER, "completion: of step %llu, wanted %llu", (unsigned long long)header->step,
                    (unsigned long long)plan->header->step);
-    if (header->status > 0 || header->reserved != 0)
-        return ERR(err, ERR_PEER, "completion: status %d", header->status);
+    if (header->status > 0 || (header->status == -EBADMSG) != (header->bad_count > 0))
+        return ERR(err, ERR_PEER, "completion: status %d with %u bad pages", header->status,
+                   header->bad_count);
     struct done_counts max = done_counts_max(limits);
     uint32_t seqs = plan->header->seq_count;
     if (header->status < 0) {
-        max = (struct done_counts){.seqs = 0};
+        max = (struct done_counts){.bads = max.bads};
         seqs = 0;
     }
     if (header->seq_count != seqs || header->score_count > max.scores || header->top_count > max.tops ||
-        header->seal_count > max.seals)
-        return ERR(err, ERR_PEER, "completion: %u sequences, %u scores, %u alternatives, %u seals",
-                   header->seq_count, header->score_count, header->top_count, header->seal_count);
+        header->seal_count > max.seals || header->bad_count > max.bads)
+        return ERR(
+            err, ERR_PEER, "completion: %u sequences, %u scores, %u alternatives, %u seals, %u bad pages",
+            header->seq_count, header->score_count, header->top_count, header->seal_count, header->bad_count);
     return 0;
 }
 
@@ -393,6 +422,7 @@ int done_verify(const void *bytes, size_t len, const struct plan_limits *limits,
         .scores = header->score_count,
         .tops = header->top_count,
         .seals = header->seal_count,
+        .bads = header->bad_count,
     };
     struct done_shape at = done_shape_of(&counts);
     if (at.end != len) return ERR(err, ERR_PEER, "completion: %zu bytes, its counts need %zu", len, at.end);
@@ -402,12 +432,13 @@ int done_verify(const void *bytes, size_t len, const struct plan_limits *limits,
         .scores = (const struct done_score *)(base + at.scores),
         .tops = (const struct done_top *)(base + at.tops),
         .seals = (const struct done_seal *)(base + at.seals),
+        .bads = (const struct plan_page *)(base + at.bads),
     };
     for (uint32_t i = 0; i < header->seq_count; i++) {
         r = done_seq_verify(&view, plan, i, limits, err);
         if (r < 0) return r;
     }
-    if (header->status == 0) r = seals_verify(&view, plan, limits, err);
+    r = header->status == 0 ? seals_verify(&view, plan, limits, err) : bads_verify(&view, plan, err);
     if (r == 0) *ret_view = view;
     return r;
 }

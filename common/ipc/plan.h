@@ -2,14 +2,19 @@
 /* plan - one step's order (daemon -> worker) and one step's answer (worker -> daemon) as flat bytes.
  *
  *   plan  | header | seqs[] | tokens u32[] | pages {idx,generation}[] | history u32[] | biases {token,bias}[] |
- *         | copies[] |
- *   done  | header | seqs[] | scores[] | tops {token,logprob}[] | seals[] |
+ *         | copies[] | checks {idx,generation}[] |
+ *   done  | header | seqs[] | scores[] | tops {token,logprob}[] | seals[] | bads {idx,generation}[] |
  *
  * Sections follow each other at 8-byte aligned offsets given by the counts in the header. The reader
  * copies a slot out of shared memory first and verifies the copy; plan_verify/done_verify check every
  * index, count and range against the limits both sides were started with, so that code behind them
  * may use the numbers. The worker keeps no state between plans: everything a step needs is in it,
  * which is why a request can be replayed on any worker.
+ *
+ * Checks name sealed pages that nobody has looked at since another process could write to them (a pool that was
+ * adopted, a worker that died). The worker hashes each before the step reads any page. If one is not what was sealed
+ * then nothing is computed: the completion is -EBADMSG and names the bad pages, and the daemon plans without
+ * them.
  *
  * Room for what comes later, zero until then: token masks (mask_first/mask_words), draft tokens
  * (draft_count: the last draft_count rows of a sequence are guesses), adapters (adapter_id). */
@@ -51,8 +56,8 @@ struct plan_header {
     uint64_t step;  // 1, 2, 3, ... within an epoch
     uint64_t epoch; // of the pool
     uint32_t seq_count, token_count, page_count, history_count, bias_count;
-    uint32_t copy_count;
-    uint32_t reserved[4];
+    uint32_t copy_count, check_count;
+    uint32_t reserved[3];
 };
 static_assert(sizeof(struct plan_header) == 64, "plan v1");
 
@@ -113,6 +118,7 @@ struct plan_view {
     const uint32_t *history;
     const struct plan_bias *biases;
     const struct plan_copy *copies;
+    const struct plan_page *checks; // the scheduler names each once
 };
 
 enum done_seq_flags {
@@ -123,9 +129,9 @@ struct done_header {
     uint32_t magic;
     uint32_t bytes;
     uint64_t step, epoch; // of the plan this answers
-    int32_t status;       // 0, or negative: the step failed and nothing below counts
+    int32_t status;       // 0, or negative: the step failed and nothing below counts, but for bads
     uint32_t seq_count, score_count, top_count, seal_count;
-    uint32_t reserved;
+    uint32_t bad_count;  // > 0 exactly when status is -EBADMSG
     uint64_t step_ns;    // from plan taken to completion pushed
     uint64_t forward_ns; // of which the model
     uint64_t sample_ns;  // of which sampling
@@ -173,6 +179,7 @@ struct done_view {
     const struct done_score *scores;
     const struct done_top *tops;
     const struct done_seal *seals;
+    const struct plan_page *bads; // of the plan's checks, in their order
 };
 
 /* Every limit in its range (limits.h; at least 1 sequence, row, page and word of vocabulary) and a slot below
@@ -193,7 +200,7 @@ size_t done_bytes_max(const struct plan_limits *limits);
  * that padding and reserved fields are zero, and that sampling parameters are finite and in range.
  * done_verify: also that it answers exactly `plan`: step, epoch, the same sequences in the same order, a token
  * where one was asked for and nowhere else, the plan's score targets, and the seals that the plan implies.
- * A completion with a negative status has a header only. */
+ * A completion with a negative status has a header only, and the bad pages behind it when that is -EBADMSG. */
 int plan_verify(const void *bytes, size_t len, const struct plan_limits *limits, struct plan_view *ret_view,
                 struct err *err);
 int done_verify(const void *bytes, size_t len, const struct plan_limits *limits, const struct plan_view *plan,
@@ -213,6 +220,8 @@ int plan_writer_pages(struct plan_writer *writer, const struct plan_page *pages,
 int plan_writer_history(struct plan_writer *writer, const uint32_t *tokens, uint32_t count);
 int plan_writer_biases(struct plan_writer *writer, const struct plan_bias *biases, uint32_t count);
 int plan_writer_copy(struct plan_writer *writer, const struct plan_copy *copy); // room where a sequence has
+/* Room for each page that tables and copies can name, once. */
+int plan_writer_check(struct plan_writer *writer, struct plan_page page);
 uint32_t plan_writer_seq_count(const struct plan_writer *writer);
 uint32_t plan_writer_token_count(const struct plan_writer *writer);
 /* Room left: lets the scheduler check a whole sequence before it pushes any of it. */
@@ -227,7 +236,8 @@ int done_writer_seq(struct done_writer *writer, const struct done_seq *seq);
 int done_writer_score(struct done_writer *writer, const struct done_score *score);             // -> its index
 int done_writer_tops(struct done_writer *writer, const struct done_top *tops, uint32_t count); // -> top_first
 int done_writer_seal(struct done_writer *writer, const struct done_seal *seal);
-/* slot: done_bytes_max. With a negative status nothing that was pushed is written. */
+int done_writer_bad(struct done_writer *writer, struct plan_page page); // status must be -EBADMSG then
+/* slot: done_bytes_max. With a negative status nothing that was pushed is written but bad pages. */
 size_t done_writer_finish(struct done_writer *writer, int32_t status, uint64_t step_ns, uint64_t forward_ns,
                           uint64_t sample_ns, void *slot, size_t slot_bytes);
 

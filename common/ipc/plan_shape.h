@@ -10,19 +10,19 @@
 static_assert(sizeof(size_t) == 8, "section offsets are 64-bit");
 
 struct plan_counts {
-    uint32_t seqs, tokens, pages, history, biases, copies;
+    uint32_t seqs, tokens, pages, history, biases, copies, checks;
 };
 
 struct plan_shape { // byte offsets; end is the size
-    size_t seqs, tokens, pages, history, biases, copies, end;
+    size_t seqs, tokens, pages, history, biases, copies, checks, end;
 };
 
 struct done_counts {
-    uint32_t seqs, scores, tops, seals;
+    uint32_t seqs, scores, tops, seals, bads;
 };
 
 struct done_shape {
-    size_t seqs, scores, tops, seals, end;
+    size_t seqs, scores, tops, seals, bads, end;
 };
 
 static inline size_t plan_pad(size_t bytes)
@@ -39,7 +39,8 @@ static inline struct plan_shape plan_shape_of(const struct plan_counts *counts)
     at.history = at.pages + counts->pages * sizeof(struct plan_page);
     at.biases = at.history + plan_pad(counts->history * sizeof(uint32_t));
     at.copies = at.biases + counts->biases * sizeof(struct plan_bias);
-    at.end = at.copies + counts->copies * sizeof(struct plan_copy);
+    at.checks = at.copies + counts->copies * sizeof(struct plan_copy);
+    at.end = at.checks + counts->checks * sizeof(struct plan_page);
     return at;
 }
 
@@ -50,13 +51,22 @@ static inline struct done_shape done_shape_of(const struct done_counts *counts)
     at.scores = at.seqs + counts->seqs * sizeof(struct done_seq);
     at.tops = at.scores + counts->scores * sizeof(struct done_score);
     at.seals = at.tops + counts->tops * sizeof(struct done_top);
-    at.end = at.seals + counts->seals * sizeof(struct done_seal);
+    at.bads = at.seals + counts->seals * sizeof(struct done_seal);
+    at.end = at.bads + counts->bads * sizeof(struct plan_page);
     return at;
 }
 
 static inline uint32_t plan_rank_count(const struct plan_limits *limits)
 {
     return limits->rank_count ? limits->rank_count : 1;
+}
+
+/* Checks of one plan, and bad pages of its completion: a page is named once, and only if a table or a copy
+ * names it. */
+static inline uint32_t plan_checks_max(const struct plan_limits *limits)
+{
+    uint32_t named = limits->pages_max + limits->seqs_max; // plan_limits_verify: far below 2^32
+    return named < limits->pool_pages ? named : limits->pool_pages;
 }
 
 /* The most of each section that a completion can hold under the limits. */
@@ -68,6 +78,7 @@ static inline struct done_counts done_counts_max(const struct plan_limits *limit
     uint32_t filled = limits->tokens_max / limits->page_tokens + limits->seqs_max;
     if (filled > limits->pages_max) filled = limits->pages_max;
     max.seals = filled * plan_rank_count(limits);
+    max.bads = plan_checks_max(limits);
     return max;
 }
 

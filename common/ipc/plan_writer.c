@@ -19,6 +19,7 @@ struct plan_writer {
     uint32_t *history;         // owned, (history_max)
     struct plan_bias *biases;  // owned, (biases_max)
     struct plan_copy *copies;  // owned, (seqs_max)
+    struct plan_page *checks;  // owned, (plan_checks_max)
 };
 
 struct done_writer {
@@ -28,6 +29,7 @@ struct done_writer {
     struct done_score *scores; // owned, (max.scores)
     struct done_top *tops;     // owned, (max.tops)
     struct done_seal *seals;   // owned, (max.seals)
+    struct plan_page *bads;    // owned, (max.bads)
 };
 
 /* Appends count elements to a section. -> index of the first, or -ENOSPC. */
@@ -69,8 +71,9 @@ int plan_writer_new(const struct plan_limits *limits, struct plan_writer **ret_w
     writer->history = array_new(limits->history_max, sizeof *writer->history);
     writer->biases = array_new(limits->biases_max, sizeof *writer->biases);
     writer->copies = array_new(limits->seqs_max, sizeof *writer->copies);
+    writer->checks = array_new(plan_checks_max(limits), sizeof *writer->checks);
     if (!writer->seqs || !writer->tokens || !writer->pages || !writer->history || !writer->biases ||
-        !writer->copies) {
+        !writer->copies || !writer->checks) {
         plan_writer_free(writer);
         return -ENOMEM;
     }
@@ -87,6 +90,7 @@ void plan_writer_free(struct plan_writer *writer)
     free(writer->history);
     free(writer->biases);
     free(writer->copies);
+    free(writer->checks);
     free(writer);
 }
 
@@ -130,6 +134,12 @@ int plan_writer_copy(struct plan_writer *writer, const struct plan_copy *copy)
     return push(writer->copies, &writer->counts.copies, writer->limits.seqs_max, copy, 1, sizeof *copy);
 }
 
+int plan_writer_check(struct plan_writer *writer, struct plan_page page)
+{
+    return push(writer->checks, &writer->counts.checks, plan_checks_max(&writer->limits), &page, 1,
+                sizeof page);
+}
+
 uint32_t plan_writer_seq_count(const struct plan_writer *writer)
 {
     return writer->counts.seqs;
@@ -166,6 +176,7 @@ size_t plan_writer_finish(struct plan_writer *writer, void *slot, size_t slot_by
         .history_count = counts->history,
         .bias_count = counts->biases,
         .copy_count = counts->copies,
+        .check_count = counts->checks,
     };
     put(slot, 0, at.seqs, &header, sizeof header);
     put(slot, at.seqs, at.tokens, writer->seqs, counts->seqs * sizeof *writer->seqs);
@@ -173,7 +184,8 @@ size_t plan_writer_finish(struct plan_writer *writer, void *slot, size_t slot_by
     put(slot, at.pages, at.history, writer->pages, counts->pages * sizeof *writer->pages);
     put(slot, at.history, at.biases, writer->history, counts->history * sizeof *writer->history);
     put(slot, at.biases, at.copies, writer->biases, counts->biases * sizeof *writer->biases);
-    put(slot, at.copies, at.end, writer->copies, counts->copies * sizeof *writer->copies);
+    put(slot, at.copies, at.checks, writer->copies, counts->copies * sizeof *writer->copies);
+    put(slot, at.checks, at.end, writer->checks, counts->checks * sizeof *writer->checks);
     return at.end;
 }
 
@@ -188,7 +200,8 @@ int done_writer_new(const struct plan_limits *limits, struct done_writer **ret_w
     writer->scores = array_new(writer->max.scores, sizeof *writer->scores);
     writer->tops = array_new(writer->max.tops, sizeof *writer->tops);
     writer->seals = array_new(writer->max.seals, sizeof *writer->seals);
-    if (!writer->seqs || !writer->scores || !writer->tops || !writer->seals) {
+    writer->bads = array_new(writer->max.bads, sizeof *writer->bads);
+    if (!writer->seqs || !writer->scores || !writer->tops || !writer->seals || !writer->bads) {
         done_writer_free(writer);
         return -ENOMEM;
     }
@@ -203,6 +216,7 @@ void done_writer_free(struct done_writer *writer)
     free(writer->scores);
     free(writer->tops);
     free(writer->seals);
+    free(writer->bads);
     free(writer);
 }
 
@@ -233,11 +247,17 @@ int done_writer_seal(struct done_writer *writer, const struct done_seal *seal)
     return push(writer->seals, &writer->counts.seals, writer->max.seals, seal, 1, sizeof *seal);
 }
 
+int done_writer_bad(struct done_writer *writer, struct plan_page page)
+{
+    return push(writer->bads, &writer->counts.bads, writer->max.bads, &page, 1, sizeof page);
+}
+
 size_t done_writer_finish(struct done_writer *writer, int32_t status, uint64_t step_ns, uint64_t forward_ns,
                           uint64_t sample_ns, void *slot, size_t slot_bytes)
 {
     CHECK(status <= 0);
-    if (status < 0) writer->counts = (struct done_counts){.seqs = 0};
+    if (status < 0) writer->counts = (struct done_counts){.bads = writer->counts.bads};
+    CHECK((writer->counts.bads > 0) == (status == -EBADMSG));
     const struct done_counts *counts = &writer->counts;
     struct done_shape at = done_shape_of(counts);
     CHECK(at.end <= slot_bytes);
@@ -251,6 +271,7 @@ size_t done_writer_finish(struct done_writer *writer, int32_t status, uint64_t s
         .score_count = counts->scores,
         .top_count = counts->tops,
         .seal_count = counts->seals,
+        .bad_count = counts->bads,
         .step_ns = step_ns,
         .forward_ns = forward_ns,
         .sample_ns = sample_ns,
@@ -259,6 +280,7 @@ size_t done_writer_finish(struct done_writer *writer, int32_t status, uint64_t s
     put(slot, at.seqs, at.scores, writer->seqs, counts->seqs * sizeof *writer->seqs);
     put(slot, at.scores, at.tops, writer->scores, counts->scores * sizeof *writer->scores);
     put(slot, at.tops, at.seals, writer->tops, counts->tops * sizeof *writer->tops);
-    put(slot, at.seals, at.end, writer->seals, counts->seals * sizeof *writer->seals);
+    put(slot, at.seals, at.bads, writer->seals, counts->seals * sizeof *writer->seals);
+    put(slot, at.bads, at.end, writer->bads, counts->bads * sizeof *writer->bads);
     return at.end;
 }

@@ -19,18 +19,9 @@
 #include <string.h>
 
 #include "common/base/check.h"
+#include "common/shm/pool_impl.h"
 
 enum { META_ALIGN = 4096 };
-
-struct pool {
-    struct pool_header *header;    // in meta
-    struct page_desc *descs;       // in meta, (page_count)
-    uint32_t *tokens;              // in meta, (page_count, page_tokens)
-    uint64_t *sums;                // in meta, (page_count, rank_count)
-    struct pool_geometry geometry; // private copy of the header's
-    uint32_t *free_stack;          // owned, (page_count); [0, free_count) are free, the top is granted next
-    uint32_t free_count, filling_count, sealed_count;
-};
 
 /* Pages in layout order; each part starts on a cache line. */
 struct meta_offsets {
@@ -139,7 +130,7 @@ int pool_geometry_verify(const struct pool_geometry *g, struct err *err)
     return 0;
 }
 
-static int pool_new(void *meta, const struct pool_geometry *geometry, struct pool **ret_pool, struct err *err)
+int pool_new(void *meta, const struct pool_geometry *geometry, struct pool **ret_pool, struct err *err)
 {
     struct meta_offsets at = offsets_of(geometry);
     struct pool *pool = calloc(1, sizeof *pool);
@@ -187,6 +178,16 @@ int pool_format(void *meta, size_t meta_bytes, const struct pool_geometry *geome
     atomic_store_explicit(&header->magic, POOL_MAGIC, memory_order_release);
     *ret_pool = pool;
     return 0;
+}
+
+void pool_close(struct pool *pool)
+{
+    for (uint32_t i = 0; i < pool->geometry.page_count; i++) {
+        struct page_desc *desc = &pool->descs[i];
+        if (desc->state == PAGE_FILLING) pool_drop(pool, i);
+        desc->refcount = 0;
+    }
+    pool->header->daemon_pid = 0; // nobody's
 }
 
 void pool_free(struct pool *pool)

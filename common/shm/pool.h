@@ -35,6 +35,26 @@ int pool_format(void *meta, size_t meta_bytes, const struct pool_geometry *geome
                 const struct pool_owner *owner, struct pool **ret_pool, struct err *err);
 void pool_free(struct pool *pool); // NULL is fine
 
+/* Whether pool_adopt would take these bytes. */
+int pool_adoptable(const void *meta, size_t meta_bytes, const struct pool_geometry *wanted, struct err *err);
+struct pool_adoption {      // what was found
+    int64_t daemon_pid;     // last owner; 0: it closed the pool in order
+    uint64_t epoch;         // of its life
+    uint32_t sealed_count;  // pages that said they were SEALED
+    uint32_t kept_count;    // of which are kept
+    uint32_t filling_count; // were being written, or in no state at all; dropped
+};
+/* Takes over what a dead daemon left, when the geometry is *wanted: nobody but us may map the payload for writing any
+ * more. Every page is SEALED or FREE afterwards, without holders; what does not hold by itself is dropped with its
+ * descendants (adopt.c). Whoever dies in here leaves an adoptable pool. Errors are pool_header_copy's, and
+ * ERR_UNSUPPORTED with what differs; then nothing was written. Borrows meta like pool_format. */
+int pool_adopt(void *meta, size_t meta_bytes, const struct pool_geometry *wanted,
+               const struct pool_owner *owner, struct pool **ret_pool, struct pool_adoption *ret_adoption,
+               struct err *err);
+/* Leaves a pool in order, for the next daemon to adopt: nothing FILLING, no holders, no owner. Only pool_free may
+ * follow. */
+void pool_close(struct pool *pool);
+
 /* Verifies a mapped meta segment's header (any process): magic, version, sum, sizes, offsets. */
 int pool_header_verify(const void *meta, size_t meta_bytes, struct err *err);
 /* The same over a private copy, for a reader that goes on to use its numbers. ERR_FORMAT, ERR_VERSION, or

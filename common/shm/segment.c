@@ -12,9 +12,11 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/base/check.h"
+#include "common/base/clock.h"
 #include "common/base/limits.h"
 #include "common/shm/shm_file.h"
 
@@ -67,16 +69,40 @@ int segment_create(const char *instance, const char *part, size_t bytes, struct 
     return 0;
 }
 
-static int open_existing(const char *instance, const char *part, bool writes, struct segment *ret_segment,
-                         struct err *err)
+/* LOCK_SH or LOCK_EX of an open file, tried until wait_ns is over. */
+static int lock_take(int fd, int operation, uint64_t wait_ns, const char *name, struct err *err)
+{
+    enum { TRY_NS = 500 * 1000 };
+    uint64_t end_ns = clock_mono_ns() + wait_ns;
+    while (flock(fd, operation | LOCK_NB) < 0) {
+        if (errno == EINTR) continue;
+        if (errno != EWOULDBLOCK) return err_sys(err, errno, "%s: cannot lock", name);
+        if (clock_mono_ns() >= end_ns)
+            return ERR(err, -EBUSY, "%s is still mapped for writing by another process", name);
+        (void)nanosleep(&(struct timespec){.tv_nsec = TRY_NS}, NULL); // a lock that ends tells nobody
+    }
+    return 0;
+}
+
+struct how { // to open an existing segment
+    bool writes;
+    int lock; // LOCK_SH, LOCK_EX, or 0: none
+    uint64_t wait_ns;
+    int *ret_lock_fd; // NULL: the mapping alone keeps it
+};
+
+static int open_existing(const char *instance, const char *part, const struct how *how,
+                         struct segment *ret_segment, struct err *err)
 {
     struct segment segment = {.base = NULL};
+    bool writes = how->writes;
     int r = make_name(instance, part, segment.name, err);
     if (r < 0) return r;
     int fd = shm_open(segment.name, (writes ? O_RDWR : O_RDONLY) | O_CLOEXEC, 0);
     if (fd < 0) return err_sys(err, errno, "%s: cannot open", segment.name);
     struct stat st;
     r = shm_file_owner_verify(fd, writes, segment.name, err);
+    if (r == 0 && how->lock) r = lock_take(fd, how->lock, how->wait_ns, segment.name, err);
     if (r < 0) goto out;
     if (fstat(fd, &st) < 0) {
         r = err_sys(err, errno, "%s: cannot stat", segment.name);
@@ -91,18 +117,37 @@ static int open_existing(const char *instance, const char *part, bool writes, st
                      &segment.base, err);
     if (r == 0) *ret_segment = segment;
 out:
-    (void)close(fd); // the mapping, if any, holds the memory
+    if (r == 0 && how->ret_lock_fd) *how->ret_lock_fd = fd;
+    else (void)close(fd); // the mapping, if any, holds the memory and the lock
     return r;
 }
 
 int segment_open_read(const char *instance, const char *part, struct segment *ret_segment, struct err *err)
 {
-    return open_existing(instance, part, false, ret_segment, err);
+    return open_existing(instance, part, &(struct how){.writes = false}, ret_segment, err);
 }
 
 int segment_open_write(const char *instance, const char *part, struct segment *ret_segment, struct err *err)
 {
-    return open_existing(instance, part, true, ret_segment, err);
+    return open_existing(instance, part, &(struct how){.writes = true}, ret_segment, err);
+}
+
+int segment_open_shared(const char *instance, const char *part, struct segment *ret_segment, struct err *err)
+{
+    return open_existing(instance, part, &(struct how){.writes = true, .lock = LOCK_SH}, ret_segment, err);
+}
+
+int segment_open_alone(const char *instance, const char *part, uint64_t wait_ns, struct segment *ret_segment,
+                       int *ret_lock_fd, struct err *err)
+{
+    const struct how how = {.writes = true, .lock = LOCK_EX, .wait_ns = wait_ns, .ret_lock_fd = ret_lock_fd};
+    return open_existing(instance, part, &how, ret_segment, err);
+}
+
+void segment_share(int lock_fd)
+{
+    CHECK(flock(lock_fd, LOCK_SH | LOCK_NB) == 0); // ours alone until now
+    (void)close(lock_fd);                          // the mapping holds the lock
 }
 
 void segment_close(struct segment *segment)

@@ -10,6 +10,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "common/base/err.h"
 
@@ -32,6 +33,15 @@ int segment_create(const char *instance, const char *part, size_t bytes, struct 
 /* Opens an existing one, read-only or read-write; its size comes from fstat. -ENOENT when there is none. */
 int segment_open_read(const char *instance, const char *part, struct segment *ret_segment, struct err *err);
 int segment_open_write(const char *instance, const char *part, struct segment *ret_segment, struct err *err);
+/* Payload outlives its writers, so it must be known who they are: every process that maps it for writing holds a lock
+ * of its file for exactly as long (an flock lies on the open file, which a mapping keeps open; it goes with the
+ * process, after its memory). segment_open_shared: as segment_open_write, under a shared lock; -EBUSY
+ * while somebody has it alone. segment_open_alone: waits until nobody else maps it so, at most wait_ns, else
+ * -EBUSY. segment_share then lets others in; the caller's lock stays, shared, until the mapping goes. */
+int segment_open_shared(const char *instance, const char *part, struct segment *ret_segment, struct err *err);
+int segment_open_alone(const char *instance, const char *part, uint64_t wait_ns, struct segment *ret_segment,
+                       int *ret_lock_fd, struct err *err);
+void segment_share(int lock_fd);                            // closes it
 void segment_close(struct segment *segment);                // unmaps; a zeroed struct is fine
 int segment_unlink(const char *instance, const char *part); // 0, also when there was none
 bool segment_exists(const char *instance, const char *part);

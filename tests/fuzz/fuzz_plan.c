@@ -28,6 +28,10 @@ static void walk_plan(const struct plan_view *plan)
         uint32_t to = plan->pages[seq->page_first + seq->pos_first / sample_limits.page_tokens].page_idx;
         if (to == copy->page_idx || copy->page_idx >= sample_limits.pool_pages) abort();
     }
+    for (uint32_t i = 0; i < plan->header->check_count; i++) {
+        if (plan->checks[i].page_idx >= sample_limits.pool_pages) abort();
+        sum += plan->checks[i].generation;
+    }
     sink = sum;
 }
 
@@ -45,6 +49,10 @@ static void walk_done(const struct done_view *done)
     for (uint32_t i = 0; i < done->header->seal_count; i++) {
         if (done->seals[i].page_idx >= sample_limits.pool_pages) abort();
         sum += done->seals[i].checksum;
+    }
+    for (uint32_t i = 0; i < done->header->bad_count; i++) {
+        if (done->bads[i].page_idx >= sample_limits.pool_pages) abort();
+        sum += done->bads[i].generation;
     }
     sink = sum;
 }

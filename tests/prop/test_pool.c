@@ -146,6 +146,24 @@ static void do_one(struct bench *b)
     }
 }
 
+/* The daemon dies and the next one adopts: sealed pages stay, without holders; the rest is free. */
+static void die_and_adopt(struct bench *b, void *meta, size_t meta_bytes)
+{
+    struct pool_geometry geometry = *pool_geometry(b->pool);
+    struct pool_owner owner = {.pid = 1};
+    struct pool_adoption adoption;
+    struct err err = {0};
+    pool_free(b->pool);
+    if (pool_adopt(meta, meta_bytes, &geometry, &owner, &b->pool, &adoption, &err) < 0)
+        fail_msg("%s", err.text);
+    assert_int_equal(adoption.filling_count, count(b, PAGE_FILLING));
+    assert_int_equal(adoption.kept_count, count(b, PAGE_SEALED));
+    for (uint32_t i = 0; i < PAGES; i++) {
+        if (b->pages[i].state == PAGE_FILLING) free_page(b, i);
+        b->pages[i].refs = 0;
+    }
+}
+
 static void compare(const struct bench *b)
 {
     for (uint32_t i = 0; i < PAGES; i++) {
@@ -184,7 +202,8 @@ static void test_pool_behaves_like_the_table(void **state)
     memset(meta, 0, meta_bytes);
     assert_int_equal(pool_format(meta, meta_bytes, &geometry, &owner, &b.pool, &err), 0);
     for (int i = 0; i < OPERATIONS; i++) {
-        do_one(&b);
+        if (rng_below(&b.rng, 50) == 0) die_and_adopt(&b, meta, meta_bytes);
+        else do_one(&b);
         if (pool_check(b.pool, &err) < 0) fail_msg("operation %d: %s", i, err.text);
         compare(&b);
         struct audit_report report = {0};

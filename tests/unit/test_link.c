@@ -333,9 +333,48 @@ static void test_link_survives_kills_of_the_worker(void **state)
     close_all(daemon, NULL);
 }
 
+/* The ranks of a link whose daemon is gone, and nobody else. */
+static void test_link_kills_its_own_ranks_only(void **state)
+{
+    (void)state;
+    struct link *daemon = daemon_link(), *us = worker_link(0);
+    int ready[2], status;
+    char byte;
+    assert_int_equal(pipe(ready), 0);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        (void)worker_link(1);
+        if (write(ready[1], "x", 1) != 1) _exit(1);
+        for (;;) (void)pause();
+    }
+    assert_int_equal(read(ready[0], &byte, 1), 1);
+    link_close(us);
+    us = NULL;
+    link_reset(daemon); // nobody is named any more
+    assert_int_equal(link_kill_ranks(shm_instance, 0), 0);
+    assert_int_equal(kill(pid, SIGKILL), 0);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        (void)worker_link(1);
+        if (write(ready[1], "x", 1) != 1) _exit(1);
+        for (;;) (void)pause();
+    }
+    assert_int_equal(read(ready[0], &byte, 1), 1);
+    assert_int_equal(link_kill_ranks(shm_instance, 0), 1);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFSIGNALED(status));
+    assert_int_equal(link_kill_ranks(shm_instance, 0), 0); // gone, and the pid is perhaps another's
+    close_all(daemon, NULL);
+    assert_int_equal(link_kill_ranks(shm_instance, 0), 0); // no such link
+}
+
 static int run(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_link_kills_its_own_ranks_only),
         cmocka_unit_test(test_link_carries_plans_and_completions),
         cmocka_unit_test(test_link_refuses_a_segment_that_is_not_one),
         cmocka_unit_test(test_link_broken_counters_are_told_not_followed),

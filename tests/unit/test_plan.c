@@ -150,14 +150,17 @@ static void test_plan_refuses_numbers_out_of_range(void **state)
     const struct plan_header *header = f->plan_view.header;
     const struct plan_seq *seqs = f->plan_view.seqs;
     const uint32_t *counts[] = {&header->seq_count,     &header->token_count, &header->page_count,
-                                &header->history_count, &header->bias_count,  &header->copy_count};
+                                &header->history_count, &header->bias_count,  &header->copy_count,
+                                &header->check_count};
     const uint32_t values[] = {0, 1000, UINT32_MAX, UINT32_MAX / 112 + 1, UINT32_MAX / 2};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
         for (size_t v = 0; v < sizeof values / sizeof *values; v++) refuse_u32(f, counts[i], values[v]);
     refuse_u32(f, &header->magic, DONE_MAGIC);
     refuse_u32(f, &header->bytes, (uint32_t)f->plan_bytes - 1);
     refuse_u32(f, (const uint32_t *)&header->step, 0);
-    refuse_u32(f, &header->reserved[3], 1);
+    refuse_u32(f, &header->reserved[2], 1);
+    refuse_u32(f, &f->plan_view.checks[2].page_idx, 32);
+    refuse_u32(f, &f->plan_view.checks[0].generation, 0);
     refuse_u32(f, &f->plan_view.tokens[43], 1000);
     refuse_u32(f, &f->plan_view.history[4], UINT32_MAX);
     refuse_u32(f, &f->plan_view.history[5], 1); // padding
@@ -243,7 +246,8 @@ static void test_done_refuses_what_the_plan_did_not_ask(void **state)
     refuse_u32(f, (const uint32_t *)&header->epoch, 45);
     refuse_u32(f, (const uint32_t *)&header->status, 1);
     refuse_u32(f, (const uint32_t *)&header->status, (uint32_t)-5); // failed, yet with content
-    refuse_u32(f, &header->reserved, 1);
+    refuse_u32(f, (const uint32_t *)&header->status, (uint32_t)-EBADMSG); // with content, without a bad page
+    refuse_u32(f, &header->bad_count, 1);
     refuse_u32(f, (const uint32_t *)&done->seqs[1].seq_id, 11);
     refuse_u32(f, &done->seqs[0].flags, 0);
     refuse_u32(f, &done->seqs[1].flags, DONE_SAMPLED);
@@ -286,6 +290,33 @@ static void test_done_failed_step_is_a_header(void **state)
     assert_int_equal(verify_done(f, f->done_bytes), 0);
 }
 
+static size_t corrupt_done(struct fixture *f, const struct plan_page *bads, uint32_t count)
+{
+    done_writer_begin(f->done_writer, 3, 44);
+    for (uint32_t i = 0; i < count; i++) assert_int_equal(done_writer_bad(f->done_writer, bads[i]), i);
+    f->done_bytes = done_writer_finish(f->done_writer, -EBADMSG, 1, 1, 1, f->done, sizeof f->done);
+    return f->done_bytes;
+}
+
+/* Pages 0, 9 and 4 were to be checked, in this order. */
+static void test_done_names_bad_pages_that_were_to_be_checked(void **state)
+{
+    struct fixture *f = *state;
+    const struct plan_page all[] = {{0, 1}, {9, 10}, {4, 5}}, turned[] = {{4, 5}, {0, 1}}, other[] = {{5, 6}},
+                           older[] = {{9, 9}}, twice[] = {{9, 10}, {9, 10}};
+    for (uint32_t first = 0; first < 3; first++)
+        for (uint32_t count = 1; first + count <= 3; count++) {
+            size_t bytes = corrupt_done(f, all + first, count);
+            assert_int_equal(bytes, sizeof(struct done_header) + count * sizeof(struct plan_page));
+            assert_int_equal(verify_done(f, bytes), 0);
+            assert_int_equal(verify_done(f, bytes - 8), ERR_PEER);
+        }
+    assert_int_equal(verify_done(f, corrupt_done(f, turned, 2)), ERR_PEER);
+    assert_int_equal(verify_done(f, corrupt_done(f, other, 1)), ERR_PEER);
+    assert_int_equal(verify_done(f, corrupt_done(f, older, 1)), ERR_PEER);
+    assert_int_equal(verify_done(f, corrupt_done(f, twice, 2)), ERR_PEER);
+}
+
 static void test_plan_writer_stops_at_its_limits(void **state)
 {
     struct fixture *f = *state;
@@ -306,6 +337,8 @@ static void test_plan_writer_stops_at_its_limits(void **state)
     for (int i = 0; i < 4; i++) assert_int_equal(plan_writer_copy(writer, &copy), i);
     assert_int_equal(plan_writer_copy(writer, &copy), -ENOSPC);
     assert_int_equal(plan_writer_seq(writer, &seq), -ENOSPC);
+    for (int i = 0; i < 16 + 4; i++) assert_int_equal(plan_writer_check(writer, pages[0]), i);
+    assert_int_equal(plan_writer_check(writer, pages[0]), -ENOSPC);
     plan_writer_room(writer, &room);
     assert_int_equal(room.seqs_max, 0);
     assert_int_equal(room.tokens_max, 0);
@@ -351,10 +384,15 @@ int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        CASE(test_plan_carries_what_was_written),          CASE(test_plan_every_prefix_is_refused),
-        CASE(test_plan_every_changed_byte_is_safe),        CASE(test_plan_refuses_numbers_out_of_range),
-        CASE(test_done_refuses_what_the_plan_did_not_ask), CASE(test_done_failed_step_is_a_header),
-        CASE(test_plan_writer_stops_at_its_limits),        CASE(test_plan_limits_are_bounded),
+        CASE(test_plan_carries_what_was_written),
+        CASE(test_plan_every_prefix_is_refused),
+        CASE(test_plan_every_changed_byte_is_safe),
+        CASE(test_plan_refuses_numbers_out_of_range),
+        CASE(test_done_refuses_what_the_plan_did_not_ask),
+        CASE(test_done_failed_step_is_a_header),
+        CASE(test_done_names_bad_pages_that_were_to_be_checked),
+        CASE(test_plan_writer_stops_at_its_limits),
+        CASE(test_plan_limits_are_bounded),
         CASE(test_plan_refuses_copies_that_do_not_fit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

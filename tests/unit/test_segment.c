@@ -252,9 +252,49 @@ static void test_audit_pool_sees_a_live_owner_and_a_missing_payload(void **state
     assert_int_equal(segment_unlink_all(shm_instance), 1);
 }
 
+/* The lock of payload lies on its mapping: closed descriptors do not end it, the end of its process does. */
+static void test_segment_alone_waits_for_every_writer(void **state)
+{
+    (void)state;
+    struct segment made, alone, other;
+    struct err err = {0};
+    int lock_fd, ready[2];
+    char byte;
+    assert_int_equal(segment_create(shm_instance, "kv.0", 10000, &made, &err), 0);
+    segment_close(&made);
+    assert_int_equal(pipe(ready), 0);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) { // two mappings, one of which goes
+        if (segment_open_shared(shm_instance, "kv.0", &made, &err) < 0) _exit(1);
+        if (segment_open_shared(shm_instance, "kv.0", &other, &err) < 0) _exit(1);
+        segment_close(&other);
+        if (write(ready[1], "x", 1) != 1) _exit(1);
+        for (;;) (void)pause();
+    }
+    assert_int_equal(read(ready[0], &byte, 1), 1);
+    assert_int_equal(segment_open_alone(shm_instance, "kv.0", 2000000, &alone, &lock_fd, &err), -EBUSY);
+    assert_non_null(strstr(err.text, "mapped"));
+    assert_int_equal(kill(pid, SIGKILL), 0); // and nobody waits for it before we ask
+    assert_int_equal(segment_open_alone(shm_instance, "kv.0", 10000000000, &alone, &lock_fd, &err), 0);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    assert_int_equal(segment_open_shared(shm_instance, "kv.0", &other, &err), -EBUSY);
+    segment_share(lock_fd);
+    assert_int_equal(segment_open_shared(shm_instance, "kv.0", &other, &err), 0);
+    segment_close(&alone); // a mapping less is one holder less
+    int fd;
+    assert_int_equal(segment_open_alone(shm_instance, "kv.0", 0, &alone, &fd, &err), -EBUSY);
+    segment_close(&other);
+    assert_int_equal(segment_open_alone(shm_instance, "kv.0", 0, &alone, &fd, &err), 0);
+    close(fd);
+    segment_close(&alone);
+    assert_int_equal(segment_unlink(shm_instance, "kv.0"), 0);
+}
+
 static int run(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_segment_alone_waits_for_every_writer),
         cmocka_unit_test(test_segment_refuses_bad_instances),
         cmocka_unit_test(test_segment_is_created_zeroed_private_and_once),
         cmocka_unit_test(test_segment_too_large_says_need_and_have),

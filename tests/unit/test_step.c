@@ -25,6 +25,7 @@ static uint8_t payload[32 * PAGE_BYTES];
 static float logits[64 * VOCAB];
 static unsigned forward_count, rows_most;
 static int forward_r, pages_r;
+static uint64_t sums[32]; // as sealed
 static bool is_nan;
 
 /* The model: the logit of token t after a row that holds token x. */
@@ -76,6 +77,12 @@ void *pages_payload(const struct pages *pages)
     return payload;
 }
 
+uint64_t pages_sum(const struct pages *pages, uint32_t page_idx)
+{
+    (void)pages;
+    return sums[page_idx];
+}
+
 int pages_check(struct pages *pages, const struct plan_view *plan, struct err *err)
 {
     (void)pages;
@@ -98,6 +105,7 @@ static int setup(void **state)
     forward_count = rows_most = 0;
     forward_r = pages_r = 0;
     is_nan = false;
+    for (uint32_t i = 0; i < 32; i++) sums[i] = hash64(payload + i * PAGE_BYTES, PAGE_BYTES);
     if (plan_writer_new(&limits, &writer) < 0) return -1;
     plan_bytes = sample_plan(writer, plan);
     plan_writer_free(writer);
@@ -235,6 +243,36 @@ static void test_step_failures_are_answers(void **state)
     free(done);
 }
 
+/* One bit in any page that is to be checked, and nothing is computed. Others are not looked at. */
+static void test_step_reads_no_page_that_fails_its_check(void **state)
+{
+    (void)state;
+    uint8_t *done = done_new();
+    size_t bytes;
+    struct done_view out;
+    for (uint32_t bit = 0; bit < 32 * PAGE_BYTES * 8; bit += 61) {
+        uint32_t page_idx = bit / (PAGE_BYTES * 8);
+        bool is_checked = page_idx == 0 || page_idx == 9 || page_idx == 4;
+        if (!is_checked && bit % 7) continue; // the others compute the step: fewer of them
+        uint8_t before[sizeof payload];
+        memcpy(before, payload, sizeof before);
+        payload[bit / 8] ^= (uint8_t)(1 << bit % 8);
+        forward_count = 0;
+        assert_int_equal(run_step(64, 44, done, &bytes, &out), is_checked ? -EBADMSG : 0);
+        assert_int_equal(forward_count, !is_checked);
+        assert_int_equal(out.header->bad_count, is_checked);
+        if (is_checked) assert_int_equal(out.bads[0].page_idx, page_idx);
+        if (is_checked) assert_int_equal(out.bads[0].generation, page_idx + 1);
+        memcpy(payload, before, sizeof before);
+    }
+    payload[0] ^= 1;
+    payload[4 * PAGE_BYTES] ^= 1;
+    assert_int_equal(run_step(64, 44, done, &bytes, &out), -EBADMSG);
+    assert_int_equal(out.header->bad_count, 2);
+    assert_int_equal(out.bads[1].page_idx, 4);
+    free(done);
+}
+
 static void test_step_refuses_another_epoch_and_what_is_no_plan(void **state)
 {
     (void)state;
@@ -272,6 +310,7 @@ int main(void)
         CASE(test_step_copies_before_it_computes),
         CASE(test_step_in_pieces_is_the_same_step),
         CASE(test_step_failures_are_answers),
+        CASE(test_step_reads_no_page_that_fails_its_check),
         CASE(test_step_refuses_another_epoch_and_what_is_no_plan),
         CASE(test_step_logits_max_holds_a_row_of_every_sequence),
     };
