@@ -156,6 +156,8 @@ static void route_metrics(struct api *api, struct conn *conn, const struct http_
         .expired = stats.sched.expired,
         .held = stats.sched.held_count,
         .evictions = stats.evictions,
+        .pages_checked = stats.sched.pages_checked,
+        .pages_corrupt = stats.sched.pages_corrupt,
         .worker_restarts = stats.restarts,
         .http_requests = api->http_requests,
         .http_conns = api->http ? http_server_stats(api->http).conns : 0,

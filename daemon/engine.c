@@ -10,18 +10,19 @@
 
 #include "common/base/check.h"
 #include "common/base/clock.h"
-#include "common/shm/audit.h"
 #include "common/shm/owner.h"
 #include "common/shm/segment.h"
 #include "daemon/group.h"
+#include "daemon/pool_home.h"
 
 struct engine {
     struct engine_conf conf;
     char *instance; // owned
     int lock_fd;
-    struct segment meta, kv; // kv is mapped to reserve it; payload belongs to the worker
+    struct pool_home home;
     struct pool_geometry geometry;
-    struct pool *pool;
+    struct pool *pool; // home's
+    bool ever_ready;
     struct prefix *prefix;
     struct sched *sched;
     struct plan_limits limits;
@@ -124,11 +125,22 @@ static void engine_dirty(struct engine *engine)
     if (!uv_is_active((uv_handle_t *)&engine->prepare)) uv_prepare_start(&engine->prepare, before_sleep);
 }
 
+/* Nothing of the step was computed: it is planned again without the bad pages. */
+static int pages_drop(struct engine *engine, const struct done_view *done, struct err *err)
+{
+    uint32_t bad_count = done->header->bad_count;
+    int dropped = sched_corrupt(engine->sched, clock_mono_ns(), done->bads, bad_count);
+    if (dropped < 0) return ERR(err, dropped, "no memory to drop bad pages");
+    engine->conf.callbacks->on_corrupt(engine->conf.owner, bad_count, (uint32_t)dropped);
+    return 0;
+}
+
 static int completion_take(struct engine *engine, size_t bytes, struct err *err)
 {
     struct done_view done;
     int r = done_verify(engine->done_bytes, bytes, &engine->limits, &engine->plan, &done, err);
     if (r < 0) return r;
+    if (done.header->bad_count > 0) return pages_drop(engine, &done, err);
     if (done.header->status < 0)
         return ERR(err, done.header->status, "its step failed: %s", err_name(done.header->status));
     engine->done_ns = clock_mono_ns();
@@ -177,6 +189,7 @@ static void completions_pop(struct engine *engine)
 static void group_ready(void *owner)
 {
     struct engine *engine = owner;
+    engine->ever_ready = true;
     engine->conf.callbacks->on_ready(engine->conf.owner);
     engine_dirty(engine);
 }
@@ -206,6 +219,7 @@ static void group_lost(void *owner, const char *reason)
     struct engine *engine = owner;
     completions_pop(engine); // what it finished before it died counts
     if (sched_in_flight(engine->sched)) step_lost(engine);
+    sched_distrust(engine->sched);
     step_report(engine, false);
     engine->conf.callbacks->on_turn(engine->conf.owner);
     engine->conf.callbacks->on_lost(engine->conf.owner, reason);
@@ -259,7 +273,7 @@ static int pages_decide(struct engine *engine, struct err *err)
     return 0;
 }
 
-static int pool_make(struct engine *engine, struct err *err)
+static int pool_open(struct engine *engine, struct engine_found *found, struct err *err)
 {
     const struct model_facts *facts = &engine->conf.facts;
     engine->geometry = (struct pool_geometry){
@@ -279,12 +293,10 @@ static int pool_make(struct engine *engine, struct err *err)
     r = owner_start(owner.pid, &owner.start);
     if (r < 0) return err_sys(err, -r, "/proc/self/stat");
     engine->conf.sched.epoch = owner.epoch;
-    r = segment_create(engine->instance, "kv.0", engine->geometry.page_bytes * engine->geometry.page_count,
-                       &engine->kv, err);
-    if (r < 0) return r;
-    r = segment_create(engine->instance, "meta", pool_meta_bytes(&engine->geometry), &engine->meta, err);
-    if (r < 0) return r;
-    return pool_format(engine->meta.base, engine->meta.bytes, &engine->geometry, &owner, &engine->pool, err);
+    r = pool_home_open(engine->instance, &engine->geometry, &owner, &engine->home, found->text,
+                       sizeof found->text, &found->is_loss, err);
+    engine->pool = engine->home.pool;
+    return r;
 }
 
 static int parts_make(struct engine *engine, struct err *err)
@@ -317,22 +329,8 @@ static int parts_make(struct engine *engine, struct err *err)
     return group_new(&group, &engine->group, err);
 }
 
-/* A dead daemon's names: adopting its pool is a later issue; until then they are removed, and said so. */
-static void leftovers_remove(const char *instance, char *ret_text, size_t text_bytes)
-{
-    struct pool_leftover leftover;
-    ret_text[0] = 0;
-    if (pool_leftover(instance, &leftover) == 0 && leftover.segment_count > 0)
-        (void)snprintf(ret_text, text_bytes,
-                       "removed the pool of dead process %" PRId64 " (%" PRIu32
-                       " cached pages): adopting one is not built yet",
-                       leftover.readable ? leftover.daemon_pid : 0,
-                       leftover.readable ? leftover.sealed_count : 0); // may be cut
-    (void)segment_unlink_all(instance); // what cannot be removed fails at segment_create, with its reason
-}
-
-int engine_new(const struct engine_conf *conf, struct engine **ret_engine, char *ret_leftover,
-               size_t leftover_bytes, struct err *err)
+int engine_new(const struct engine_conf *conf, struct engine **ret_engine, struct engine_found *ret_found,
+               struct err *err)
 {
     struct engine *engine = calloc(1, sizeof *engine);
     if (!engine) return ERR(err, -ENOMEM, "out of memory");
@@ -342,8 +340,7 @@ int engine_new(const struct engine_conf *conf, struct engine **ret_engine, char 
     int r = engine->instance ? 0 : ERR(err, -ENOMEM, "out of memory");
     if (r == 0) r = segment_lock(conf->instance, &engine->lock_fd, err);
     if (r < 0) goto fail;
-    leftovers_remove(conf->instance, ret_leftover, leftover_bytes);
-    r = pool_make(engine, err);
+    r = pool_open(engine, ret_found, err);
     if (r == 0) r = parts_make(engine, err);
     if (r < 0) goto fail;
     (void)uv_prepare_init(conf->loop, &engine->prepare); // neither can fail
@@ -381,13 +378,11 @@ static void engine_release(struct engine *engine)
     plan_writer_free(engine->writer);
     sched_free(engine->sched);
     prefix_free(engine->prefix);
-    pool_free(engine->pool);
-    segment_close(&engine->meta);
-    segment_close(&engine->kv);
     if (engine->lock_fd >= 0) {
-        (void)segment_unlink_all(engine->instance);     // names are gone at a clean exit,
-        (void)segment_unlink(engine->instance, "lock"); // the lock's last, while we still hold it
-        close(engine->lock_fd);
+        bool keep = engine->conf.cache_keep || (engine->home.adopted && !engine->ever_ready);
+        if (keep) pool_home_keep(&engine->home, engine->instance);
+        else pool_home_remove(&engine->home, engine->instance);
+        segment_unlock(engine->instance, engine->lock_fd); // the last name
     }
     free(engine->plan_bytes);
     free(engine->done_bytes);

@@ -31,6 +31,8 @@ struct engine_callbacks {
     void (*on_ready)(void *owner); // also after each restart
     void (*on_progress)(void *owner, uint32_t permille);
     void (*on_lost)(void *owner, const char *reason);
+    /* bad_count cached pages were not what was sealed; with what hangs on them, dropped_count are gone. */
+    void (*on_corrupt)(void *owner, uint32_t bad_count, uint32_t dropped_count);
     void (*on_failed)(void *owner, int exit_status, const char *reason);
     void (*on_step)(void *owner, const struct engine_step *step);
     void (*on_turn)(void *owner); // after events, when the next plan is on its way or none is to be had
@@ -51,17 +53,24 @@ struct engine_conf {
     struct model_facts facts;
     struct hash128 model_digest;
     uint64_t stall_ns_max;
+    bool cache_keep; // at the end the pool is left for the next daemon
     const struct engine_callbacks *callbacks;
     void *owner;
 };
 
-/* Takes the instance's lock, removes what a dead daemon left (*ret_leftover says what, "" if nothing), makes
- * pool and link. ERR_BUSY: another daemon holds the instance. */
-int engine_new(const struct engine_conf *conf, struct engine **ret_engine, char *ret_leftover,
-               size_t leftover_bytes, struct err *err);
+struct engine_found { // of an earlier daemon
+    char text[1024];  // what became of its pool; "": there was none
+    bool is_loss;     // it is not used
+};
+
+/* Takes the instance's lock, adopts the pool of an earlier daemon or makes one, and makes the link. ERR_BUSY:
+ * another daemon holds the instance. */
+int engine_new(const struct engine_conf *conf, struct engine **ret_engine, struct engine_found *ret_found,
+               struct err *err);
 int engine_start(struct engine *engine, struct err *err); // starts the worker; on_ready or on_failed follows
 void engine_stop(struct engine *engine);                  // on_stopped follows
-/* After on_stopped or on_failed, or if never started: frees, removes every name. */
+/* After on_stopped or on_failed, or if never started: frees, and removes every name. The pool stays when cache_keep is
+ * set, or when it was adopted and no worker was ever ready: a start that fails leaves what it found. */
 void engine_free(struct engine *engine, void (*on_freed)(void *owner));
 
 /* See sched_submit. request->root_key holds the salt (zero: none) and becomes hash(model digest, KV type, salt). */

@@ -179,6 +179,7 @@ static int pages_adopt(struct leaves *leaves)
     for (uint32_t i = 0; i < count; i++) {
         uses_set(&leaves->leaf[pages[i].page_idx], 1);
         wait_begin(leaves, pages[i].page_idx);
+        leaves_update(leaves, pages[i].page_idx);
     }
     free(pages);
     return 0;

@@ -353,6 +353,11 @@ static void put_counters(const struct page *page, const struct metrics *metrics,
     put_counter(page, "kvasir:page_evictions_total", "Pages evicted from the cache.", gauges->evictions);
     put_counter(page, "kvasir:requests_expired_total", "Sequences that did not finish before their deadline.",
                 gauges->expired);
+    put_counter(page, "kvasir:pages_checked_total",
+                "Cached pages hashed at their first use after a restart of daemon or worker.",
+                gauges->pages_checked);
+    put_counter(page, "kvasir:pages_corrupt_total",
+                "Cached pages whose checksum did not match; computed anew.", gauges->pages_corrupt);
     put_counter(page, "kvasir:worker_deaths_total", "Workers that died.", metrics->worker_deaths);
     put_counter(page, "kvasir:worker_restarts_total", "Workers started again.", gauges->worker_restarts);
     put_counter(page, "kvasir:http_requests_total", "HTTP requests.", gauges->http_requests);

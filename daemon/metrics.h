@@ -27,6 +27,7 @@ struct metrics_gauges { // read at the time of rendering
     uint64_t preemptions, evictions;
     uint64_t expired; // sequences whose deadline came
     uint32_t held;    // of waiting: wait for pages that another computes
+    uint64_t pages_checked, pages_corrupt; // hashed before they were read again; of which bad
     uint64_t worker_restarts;
     uint64_t http_requests, http_conns;
     const char *cache_dtype; // "f16"

@@ -19,6 +19,8 @@ struct prefix {
     struct tails *tails; // owned; every page of the table
 };
 
+static void pages_enter(struct prefix *prefix);
+
 int prefix_new(struct pool *pool, struct prefix **ret_prefix)
 {
     return prefix_new_ordered(pool, LEAVES_BY_REUSE, ret_prefix);
@@ -41,6 +43,7 @@ int prefix_new_ordered(struct pool *pool, enum leaves_order order, struct prefix
         return -ENOMEM;
     }
     memset(prefix->table, 0xFF, places * sizeof *prefix->table);
+    pages_enter(prefix);
     *ret_prefix = prefix;
     return 0;
 }
@@ -110,6 +113,19 @@ static void table_remove(struct prefix *prefix, uint32_t page_idx)
 
 /* ---- pages ---- */
 
+/* I1 of a pool that has pages already; I2 is leaves_new's. */
+static void pages_enter(struct prefix *prefix)
+{
+    if (pool_sealed_count(prefix->pool) == 0) return;
+    for (uint32_t page_idx = 0; page_idx < pool_geometry(prefix->pool)->page_count; page_idx++) {
+        const struct page_desc *desc = pool_desc(prefix->pool, page_idx);
+        if (desc->state != PAGE_SEALED) continue;
+        table_insert(prefix, page_idx);
+        tails_add(prefix->tails, page_idx);
+        prefix->idle_count += desc->refcount == 0;
+    }
+}
+
 void prefix_seal(struct prefix *prefix, uint32_t page_idx, struct hash128 key, uint32_t parent,
                  const uint64_t *sums)
 {
@@ -137,10 +153,9 @@ void prefix_release(struct prefix *prefix, uint32_t page_idx, uint64_t now_ns)
     leaves_update(prefix->leaves, page_idx);
 }
 
-int prefix_evict(struct prefix *prefix)
+/* Frees a leaf that nobody holds. -> its parent or PAGE_NONE. */
+static uint32_t leaf_remove(struct prefix *prefix, uint32_t page_idx)
 {
-    uint32_t page_idx = leaves_first(prefix->leaves);
-    if (page_idx == PAGE_NONE) return -ENOSPC;
     uint32_t parent = pool_desc(prefix->pool, page_idx)->parent;
     table_remove(prefix, page_idx);
     tails_remove(prefix->tails, page_idx);
@@ -148,8 +163,45 @@ int prefix_evict(struct prefix *prefix)
     leaves_update(prefix->leaves, page_idx); // no longer SEALED
     if (parent != PAGE_NONE) leaves_update(prefix->leaves, parent);
     prefix->idle_count--;
+    return parent;
+}
+
+int prefix_evict(struct prefix *prefix)
+{
+    uint32_t page_idx = leaves_first(prefix->leaves);
+    if (page_idx == PAGE_NONE) return -ENOSPC;
+    (void)leaf_remove(prefix, page_idx); // its parent may be next, in its turn
     prefix->evictions++;
     return 0;
+}
+
+void prefix_mark_descendants(const struct prefix *prefix, uint8_t *marks)
+{
+    enum { CLEAN = 2 }; // known to descend from none
+    uint32_t page_count = pool_geometry(prefix->pool)->page_count;
+    for (uint32_t i = 0; i < page_count; i++) {
+        if (pool_desc(prefix->pool, i)->state != PAGE_SEALED) continue;
+        uint32_t at = i;
+        while (at != PAGE_NONE && marks[at] == 0) at = pool_desc(prefix->pool, at)->parent;
+        uint8_t mark = at == PAGE_NONE ? CLEAN : marks[at];
+        for (at = i; at != PAGE_NONE && marks[at] == 0; at = pool_desc(prefix->pool, at)->parent)
+            marks[at] = mark;
+    }
+    for (uint32_t i = 0; i < page_count; i++) marks[i] = marks[i] == 1;
+}
+
+uint32_t prefix_drop_marked(struct prefix *prefix, const uint8_t *marks)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < pool_geometry(prefix->pool)->page_count; i++) {
+        uint32_t at = i; // up from each leaf, for as long as what was freed leaves another
+        while (at != PAGE_NONE && marks[at] && pool_desc(prefix->pool, at)->state == PAGE_SEALED &&
+               pool_desc(prefix->pool, at)->child_count == 0) {
+            at = leaf_remove(prefix, at);
+            count++;
+        }
+    }
+    return count;
 }
 
 uint32_t prefix_idle_count(const struct prefix *prefix)

@@ -15,6 +15,7 @@
 
 struct prefix; // owns table and leaves, borrows the pool
 
+/* Enters what is SEALED already (an adopted pool). */
 int prefix_new(struct pool *pool, struct prefix **ret_prefix);
 /* With another order of eviction, for comparison. */
 int prefix_new_ordered(struct pool *pool, enum leaves_order order, struct prefix **ret_prefix);
@@ -41,6 +42,12 @@ void prefix_release(struct prefix *prefix, uint32_t page_idx, uint64_t now_ns); 
 
 /* Makes one page free: the first of the leaves. -ENOSPC when every sealed page is held. */
 int prefix_evict(struct prefix *prefix);
+/* For pages that turned out to be bad. marks: (page_count), 1 for each of them; afterwards also for every page that
+ * descends from one. */
+void prefix_mark_descendants(const struct prefix *prefix, uint8_t *marks);
+/* Frees the marked pages: descendants among them, nobody holds one. -> their number. No eviction: nobody is to keep
+ * them elsewhere. */
+uint32_t prefix_drop_marked(struct prefix *prefix, const uint8_t *marks);
 /* Pages that eviction can free, all together: SEALED with refcount 0. */
 uint32_t prefix_idle_count(const struct prefix *prefix);
 uint64_t prefix_evictions(const struct prefix *prefix); // since prefix_new

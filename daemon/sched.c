@@ -54,6 +54,7 @@ int sched_new(const struct sched_conf *conf, struct pool *pool, struct prefix *p
     int r = slot_heap_init(&sched->ready, sched->slot_count);
     if (r == 0) r = slot_heap_init(&sched->deadlines, sched->slot_count);
     if (r == 0) r = sched_share_init(sched);
+    if (r == 0) r = checks_new(pool, &sched->checks);
     if (r < 0 || !sched->seqs || !sched->page_marks) {
         sched_free(sched);
         return -ENOMEM;
@@ -85,6 +86,7 @@ void sched_free(struct sched *sched)
     slot_heap_done(&sched->deadlines);
     free(sched->promises);
     free(sched->page_marks);
+    checks_free(sched->checks);
     free(sched->seqs);
     free(sched);
 }
@@ -307,6 +309,7 @@ void sched_seq_release_pages(struct sched *sched, struct seq *seq, uint64_t now_
     }
     seq->page_count = 0;
     seq->computed = 0;
+    seq->checked_count = 0;
 }
 
 void sched_seq_end(struct sched *sched, uint32_t slot, uint64_t now_ns)
@@ -371,6 +374,8 @@ void sched_stats(const struct sched *sched, struct sched_stats *ret_stats)
         .held_count = sched->held_count,
         .prompt_tokens_computed = sched->prompt_tokens_computed,
         .steps = sched->step,
+        .pages_checked = checks_count(sched->checks) + sched->pages_corrupt,
+        .pages_corrupt = sched->pages_corrupt,
     };
 }
 

@@ -106,6 +106,7 @@ struct sched_stats {
     uint32_t held_count; // of waiting: wait for pages that another computes
     uint64_t prompt_tokens_computed;
     uint64_t steps;
+    uint64_t pages_checked, pages_corrupt; // sealed pages hashed before they were read again, and found bad
 };
 
 struct sched_step { // the last step planned
@@ -160,6 +161,13 @@ uint64_t sched_deadline_next(const struct sched *sched);
 /* Those whose deadline has come, each once, also while a step is in flight: nothing more is planned of them, and their
  * owner removes them. -> that many SCHED_EXPIRED events, at most 2 * seqs_max: call again until there are none. */
 int sched_expire(struct sched *sched, uint64_t now_ns, struct sched_event *events);
+/* The worker refused the step in flight because these sealed pages (page_count of the plan's checks) are not what was
+ * sealed: they and what descends from them are dropped, sequences that held any wait in their place of the order and
+ * compute them anew. No event, no loss. -> pages dropped; -ENOMEM: nothing has changed and the step counts as lost. */
+int sched_corrupt(struct sched *sched, uint64_t now_ns, const struct plan_page *pages, uint32_t page_count);
+/* A worker died, and may have written anywhere: every sealed page is checked before it is read again. No step
+ * is in flight. */
+void sched_distrust(struct sched *sched);
 
 /* Whether the sequence is there still: an owner told of one event may remove the sequence of a later one. */
 bool sched_has(const struct sched *sched, uint64_t seq_id);

@@ -106,6 +106,25 @@ static bool plan_has_room(const struct step *step, const struct seq *seq, uint32
            room.biases_max >= seq->bias_count;
 }
 
+/* A page that the step reads and that nobody has looked at since it may have been written to. */
+static void plan_push_check(const struct step *step, struct plan_page page)
+{
+    if (!checks_ask(step->sched->checks, page.page_idx)) return;
+    int pushed = plan_writer_check(step->writer, page);
+    CHECK(pushed >= 0); // room for every page once
+}
+
+/* The sealed pages of a sequence; most were looked at in an earlier step. */
+static void plan_push_checks(const struct step *step, struct seq *seq)
+{
+    uint32_t sealed_count = seq->computed / PAGE_TOKENS;
+    uint64_t era = checks_era(step->sched->checks);
+    uint32_t first = seq->checked_era == era ? seq->checked_count : 0;
+    for (uint32_t i = first; i < sealed_count; i++) plan_push_check(step, seq->pages[i]);
+    seq->checked_era = era;
+    seq->checked_count = sealed_count;
+}
+
 static void plan_push_tail(const struct step *step, const struct seq *seq, uint32_t seq_idx)
 {
     const struct plan_copy copy = {
@@ -116,6 +135,7 @@ static void plan_push_tail(const struct step *step, const struct seq *seq, uint3
     };
     int pushed = plan_writer_copy(step->writer, &copy);
     CHECK(pushed >= 0); // room for one a sequence
+    plan_push_check(step, (struct plan_page){copy.page_idx, copy.generation});
 }
 
 /* Biases that hold for the token sampled now: the last min_bias_count come off once min_output is reached. */
@@ -148,6 +168,7 @@ static void plan_push(struct step *step, uint32_t slot, uint32_t rows)
     out.token_first = (uint32_t)plan_writer_tokens(step->writer, seq->tokens + seq->computed, rows);
     out.page_count = sched_pages_for(end);
     out.page_first = (uint32_t)plan_writer_pages(step->writer, seq->pages, out.page_count);
+    plan_push_checks(step, seq);
     out.history_first = out.history_count = out.history_prompt = 0;
     if (seq->use_history) {
         out.history_first = (uint32_t)plan_writer_history(step->writer, seq->tokens, seq->token_count);

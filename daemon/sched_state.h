@@ -8,6 +8,7 @@
 #ifndef KVASIR_DAEMON_SCHED_STATE_H
 #define KVASIR_DAEMON_SCHED_STATE_H
 
+#include "daemon/checks.h"
 #include "daemon/sched.h"
 #include "daemon/slot_heap.h"
 #include "daemon/step_cost.h"
@@ -73,6 +74,8 @@ struct seq {
     uint32_t cached_count;
 
     struct plan_page *pages; // owned, (page_cap): only page_count in use
+    uint32_t checked_count;  // in checked_era, the first so many need no check any more
+    uint64_t checked_era;    // checks_era
     uint32_t page_count, page_cap;
     uint32_t owed; // when running: pages that its tokens and one more want beyond those that it has
     struct hash128 root_key;
@@ -95,6 +98,7 @@ struct sched {
     struct sched_conf conf;
     struct pool *pool;     // borrowed
     struct prefix *prefix; // borrowed
+    struct checks *checks; // owned
     struct seq *seqs;      // (slot_count)
     uint32_t slot_count;
     uint32_t free_first;
@@ -116,7 +120,7 @@ struct sched {
     bool has_suspects;   // none is there when it is false
     bool in_flight;
     uint64_t step;
-    uint64_t prefix_queries, prefix_hits, preemptions, prompt_tokens_computed;
+    uint64_t prefix_queries, prefix_hits, preemptions, prompt_tokens_computed, pages_corrupt;
     uint64_t burst_step;         // before it no step may be longer than the target (pace.h)
     struct step_cost cost;       // learns from every answer
     struct step_load load;       // of the last step planned

@@ -170,6 +170,14 @@ static void engine_lost(void *owner, const char *reason)
     log_warn("the worker died: %s; starting it again, requests go on after it", reason);
 }
 
+static void engine_corrupt(void *owner, uint32_t bad_count, uint32_t dropped_count)
+{
+    (void)owner;
+    log_warn("%" PRIu32 " cached pages are not what was sealed; %" PRIu32
+             " dropped with what hangs on them, to be computed anew",
+             bad_count, dropped_count);
+}
+
 static void engine_failed(void *owner, int exit_status, const char *reason)
 {
     struct server *server = owner;
@@ -205,6 +213,7 @@ static const struct engine_callbacks engine_callbacks = {
     .on_ready = engine_ready_now,
     .on_progress = engine_progress,
     .on_lost = engine_lost,
+    .on_corrupt = engine_corrupt,
     .on_failed = engine_failed,
     .on_step = engine_stepped,
     .on_turn = engine_turned,
@@ -264,7 +273,7 @@ static uint64_t itl_target_ns(const struct conf *conf)
 static int engine_make(struct server *server, struct err *err)
 {
     const struct conf *conf = server->conf;
-    char leftover[256];
+    struct engine_found found = {.is_loss = false};
     int r = conf_find_worker(conf, &server->worker_path, err);
     if (r < 0) return r;
     struct engine_conf engine = {
@@ -286,11 +295,13 @@ static int engine_make(struct server *server, struct err *err)
         .facts = server->model.facts,
         .model_digest = server->model.digest,
         .stall_ns_max = STALL_NS_MAX_S * NS_PER_S,
+        .cache_keep = conf->cache_keep,
         .callbacks = &engine_callbacks,
         .owner = server,
     };
-    r = engine_new(&engine, &server->engine, leftover, sizeof leftover, err);
-    if (r == 0 && leftover[0]) log_warn("%s", leftover);
+    r = engine_new(&engine, &server->engine, &found, err);
+    if (found.text[0] && found.is_loss) log_warn("%s", found.text);
+    else if (found.text[0]) log_info("%s", found.text);
     return r;
 }
 

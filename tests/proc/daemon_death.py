@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """daemon_death - how a daemon ends, and what comes after it.
 
-daemon_death.py [PART OF A NAME]. Killed: its worker goes by itself, the next start removes what was left and
-says so. Told to end: running streams finish, nothing new is taken; told twice: it ends at once."""
+daemon_death.py [PART OF A NAME]. Killed: its worker goes by itself, the next start adopts what was left and
+says so (more: adoption.py). Told to end: running streams finish, nothing new is taken; told twice: it ends at once."""
 import os
 import re
 import signal
@@ -38,9 +38,10 @@ def test_the_worker_goes_with_a_killed_daemon():
     require(shm_names(instance), "a killed daemon leaves its names")
     require(d.fsck() == [], f"fsck of the dead pool: {d.fsck()}")
     with Daemon(model_path(), instance=instance) as again:
-        found = again.wait_line(r"removed the pool of dead process (\d+) \((\d+) cached pages\)")
+        found = again.wait_line(r"adopted the pool of dead process (\d+) in .*: (\d+) of (\d+) cached pages")
         require(int(found.group(1)) == pid, found.group(0))
         require(int(found.group(2)) >= 2, f"cached pages: {found.group(0)}")
+        require(found.group(2) == found.group(3), found.group(0))
         again.complete("Hi", max_tokens=2)
         require(again.fsck() == [], again.fsck())
     require(shm_names(instance) == [], shm_names(instance))

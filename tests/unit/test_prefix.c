@@ -514,9 +514,63 @@ static void test_prefix_agrees_with_a_list(void **state)
     }
 }
 
+/* An index over pages that are there already finds them all, and evicts by their order. */
+static void test_prefix_enters_an_adopted_pool(void **state)
+{
+    (void)state;
+    struct world world;
+    world_open(&world, 16);
+    uint32_t root = seal(&world, PAGE_NONE, 100), left = seal(&world, root, 200),
+             right = seal(&world, root, 300);
+    uint32_t other = seal(&world, PAGE_NONE, 400);
+    release(&world, right);
+    release(&world, left);
+    release(&world, root);
+    prefix_free(world.prefix);
+    assert_int_equal(prefix_new(world.pool, &world.prefix), 0);
+    audit(&world);
+    assert_int_equal(find(&world, PAGE_NONE, 100), root);
+    assert_int_equal(find(&world, root, 300), right);
+    assert_int_equal(find(&world, PAGE_NONE, 400), other); // held still: not idle
+    assert_int_equal(prefix_idle_count(world.prefix), 3);
+    assert_int_equal(prefix_evict(world.prefix), 0);
+    assert_int_equal(find(&world, root, 300), PAGE_NONE);
+    audit(&world);
+    world_done(&world);
+}
+
+/* What descends from a bad page goes with it, in whatever order the pages lie; all else stays. */
+static void test_prefix_drops_bad_pages_with_descendants(void **state)
+{
+    (void)state;
+    for (uint32_t bad = 0; bad < 6; bad++) {
+        struct world world;
+        uint8_t marks[8] = {0};
+        uint32_t pages[6];
+        world_open(&world, 8);
+        static const uint32_t parents[] = {PAGE_NONE, 0, 1, 1, PAGE_NONE, 4};
+        static const uint8_t gone[] = {0x0F, 0x0E, 0x04, 0x08, 0x30, 0x20}; // by bad page, bits of pages
+        for (uint32_t i = 0; i < 6; i++)
+            pages[i] = seal(&world, parents[i] == PAGE_NONE ? PAGE_NONE : pages[parents[i]], i * 50);
+        for (uint32_t i = 6; i-- > 0;) release(&world, pages[i]);
+        marks[pages[bad]] = 1;
+        prefix_mark_descendants(world.prefix, marks);
+        for (uint32_t i = 0; i < 6; i++) assert_int_equal(marks[pages[i]], gone[bad] >> i & 1);
+        assert_int_equal(prefix_drop_marked(world.prefix, marks), __builtin_popcount(gone[bad]));
+        audit(&world);
+        for (uint32_t i = 0; i < 6; i++)
+            assert_int_equal(pool_desc(world.pool, pages[i])->state,
+                             gone[bad] >> i & 1 ? PAGE_FREE : PAGE_SEALED);
+        assert_int_equal(prefix_evictions(world.prefix), 0);
+        world_done(&world);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_prefix_enters_an_adopted_pool),
+        cmocka_unit_test(test_prefix_drops_bad_pages_with_descendants),
         cmocka_unit_test(test_prefix_finds_what_was_sealed),
         cmocka_unit_test(test_prefix_keys_are_chains),
         cmocka_unit_test(test_prefix_tells_colliding_keys_apart),
