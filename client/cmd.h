@@ -18,5 +18,6 @@ int cmd_status(int argc, char **argv);
 int cmd_models(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_perplexity(int argc, char **argv);
+int cmd_cache(int argc, char **argv);
 
 #endif

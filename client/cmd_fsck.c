@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cmd_fsck - see cmd_fsck.h. Report on stdout, errors on stderr; nothing is repaired: the daemon
- * recomputes what it cannot trust, so there is nothing for a person to repair. */
+/* cmd_fsck - see cmd_fsck.h. Report on stdout, errors on stderr. A repair is only ever of a dead pool, under the
+ * instance's lock, and drops pages: a daemon that adopts the pool would do the same and compute them anew. */
 #include "client/cmd_fsck.h"
 
 #include <errno.h>
@@ -14,20 +14,25 @@
 #include "common/base/buf.h"
 #include "common/base/limits.h"
 #include "common/shm/audit.h"
+#include "common/shm/repair.h"
+#include "common/shm/segment.h"
 
 enum { EXIT_CLEAN = 0, EXIT_FAULTS = 1, EXIT_USAGE = 64, EXIT_NO_POOL = 69, EXIT_OS = 71 };
 
-static const char usage[] = "usage: kvasir fsck [--instance NAME] [--json] [--no-payload]\n"
-                            "Audits the page pool of an instance (default: default) and all packed weights,\n"
-                            "without touching them.\n"
-                            "  --json        one JSON object instead of a report\n"
-                            "  --no-payload  do not recompute checksums of pages and weights\n"
-                            "Exit status: 0 clean, 1 faults, 69 no such pool.\n";
+static const char usage[] =
+    "usage: kvasir fsck [--instance NAME] [--json] [--no-payload] [--repair]\n"
+    "Audits the page pool of an instance (default: default) and all packed weights,\n"
+    "without touching them.\n"
+    "  --repair      drop what is faulty from a pool that no daemon serves from, then\n"
+    "                audit what is left\n"
+    "  --json        one JSON object instead of a report\n"
+    "  --no-payload  do not recompute checksums of pages and weights\n"
+    "Exit status: 0 clean, 1 faults, 69 no such pool.\n";
 
 struct fsck {
     const char *instance;
     unsigned flags; // enum audit_flags
-    bool json;
+    bool json, repair;
     struct fsck_weights weights;
 };
 
@@ -41,7 +46,8 @@ static void print_text(const struct fsck *fsck, const struct audit_report *repor
 {
     const struct pool_geometry *g = &report->geometry;
     printf("pool     %s, %s", fsck->instance, report->header_valid ? "header valid" : "header unusable");
-    if (report->header_valid)
+    if (report->header_valid && report->daemon_pid == 0) printf(", kept by a daemon that ended");
+    else if (report->header_valid)
         printf(", owner process %" PRId64 " %s", report->daemon_pid, report->owner_alive ? "alive" : "dead");
     printf("\n");
     if (report->header_valid) {
@@ -120,11 +126,9 @@ static int print_json(const struct fsck *fsck, const struct audit_report *report
 static int parse_args(int argc, char **argv, struct fsck *fsck)
 {
     static const struct option options[] = {
-        {"instance", required_argument, NULL, 'i'},
-        {"json", no_argument, NULL, 'j'},
-        {"no-payload", no_argument, NULL, 'n'},
-        {"help", no_argument, NULL, 'h'},
-        {NULL, 0, NULL, 0},
+        {"instance", required_argument, NULL, 'i'}, {"json", no_argument, NULL, 'j'},
+        {"no-payload", no_argument, NULL, 'n'},     {"repair", no_argument, NULL, 'r'},
+        {"help", no_argument, NULL, 'h'},           {NULL, 0, NULL, 0},
     };
     *fsck = (struct fsck){.instance = "default", .flags = AUDIT_PAYLOAD};
     optind = 0; // a command of the kvasir program: start over
@@ -133,6 +137,7 @@ static int parse_args(int argc, char **argv, struct fsck *fsck)
         case 'i': fsck->instance = optarg; break;
         case 'j': fsck->json = true; break;
         case 'n': fsck->flags &= ~(unsigned)AUDIT_PAYLOAD; break;
+        case 'r': fsck->repair = true; break;
         case 'h': (void)fputs(usage, stdout); return 1 + EXIT_CLEAN;
         default: (void)fputs(usage, stderr); return 1 + EXIT_USAGE;
         }
@@ -144,6 +149,35 @@ static int parse_args(int argc, char **argv, struct fsck *fsck)
     return 0;
 }
 
+/* Faults first, so that it is known why pages go. 0, or an exit status after a line on stderr. */
+static int repair(const struct fsck *fsck)
+{
+    static struct audit_report report;
+    struct pool_repair done = {0};
+    struct err err = {0};
+    int lock_fd;
+    int r = segment_lock(fsck->instance, &lock_fd, &err);
+    if (r == 0) {
+        r = audit_pool(fsck->instance, AUDIT_PAYLOAD, &report, &err);
+        for (uint32_t i = 0; r == 0 && i < report.fault_count && i < AUDIT_FAULTS_MAX; i++)
+            fprintf(stderr, "kvasir fsck: %s\n", report.faults[i]);
+        if (r == 0) r = pool_repair(fsck->instance, &done, &err);
+        segment_unlock(fsck->instance, lock_fd);
+    }
+    if (r == -ENOENT) return 0; // the audit says so
+    if (r < 0) {
+        fprintf(stderr, "kvasir fsck: not repaired: %s\n", err.text);
+        return err_exit_status(r);
+    }
+    fprintf(stderr,
+            "kvasir fsck: %u of %u cached pages kept; dropped: %u with bad payload, %u that were faulty or "
+            "hung on such, "
+            "%u unfinished\n",
+            done.kept_count, done.sealed_count, done.corrupt_count,
+            done.sealed_count - done.kept_count - done.corrupt_count, done.filling_count);
+    return 0;
+}
+
 int cmd_fsck(int argc, char **argv)
 {
     static struct fsck fsck; // the list of weights is too long for a stack
@@ -151,6 +185,7 @@ int cmd_fsck(int argc, char **argv)
     if (r > 0) return r - 1;
     struct audit_report report;
     struct err err = {0};
+    if (fsck.repair && (r = repair(&fsck)) != 0) return r;
     r = fsck_weights_read(fsck.flags & AUDIT_PAYLOAD, &fsck.weights);
     if (r < 0) fprintf(stderr, "kvasir fsck: cannot list the weights: %s\n", err_name(r));
     r = audit_pool(fsck.instance, fsck.flags, &report, &err);

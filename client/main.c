@@ -30,7 +30,8 @@ static const struct command {
     {"models", cmd_models, "what the server serves"},
     {"bench", cmd_bench, "measure a server under load"},
     {"perplexity", cmd_perplexity, "how well the served model predicts a text"},
-    {"fsck", cmd_fsck, "audit the page pool in shared memory, read-only"},
+    {"cache", cmd_cache, "what is cached in shared memory; drop what nobody serves"},
+    {"fsck", cmd_fsck, "audit the page pool in shared memory; repair a dead one"},
     {"version", cmd_version, "print the version"},
     {"help", cmd_help, "print this, or the help of a command"},
 };

@@ -90,6 +90,16 @@ static void route_version(struct api *api, struct conn *conn, const struct http_
     answer_json(conn, 200, &out);
 }
 
+/* vLLM's name. What running requests hold stays; they need it. */
+static void route_reset_cache(struct api *api, struct conn *conn, const struct http_request *request)
+{
+    (void)request;
+    struct buf out;
+    buf_init(&out, SMALL_ANSWER_BYTES_MAX);
+    buf_printf(&out, "{\"pages_dropped\":%" PRIu32 "}", engine_cache_clear(api->conf.engine));
+    answer_json(conn, 200, &out);
+}
+
 static void put_model(struct buf *out, const struct api *api)
 {
     buf_puts(out, "{\"id\":");
@@ -324,6 +334,7 @@ static const struct route routes[] = {
     {"GET", "/ready", false, true, route_ready},
     {"GET", "/metrics", false, false, route_metrics},
     {"GET", "/version", false, false, route_version},
+    {"POST", "/reset_prefix_cache", false, false, route_reset_cache},
     {"POST", "/tokenize", false, false, route_tokenize},
     {"POST", "/detokenize", false, false, route_detokenize},
 };

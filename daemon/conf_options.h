@@ -81,8 +81,8 @@
       "more than a quarter, with a scale for each token and head.") \
     X(SWITCH, cache_keep, "cache-keep", "cache", "false", 0, 0, "", \
       "At a clean stop, leave the cache in shared memory for the next start, which then answers known prompts at " \
-      "once. A daemon that dies leaves it in any case. kvasird.service sets this, so that systemctl restart keeps " \
-      "the cache.") \
+      "once; kvasir cache drop frees it. A daemon that dies leaves it in any case. kvasird.service sets this, so " \
+      "that systemctl restart keeps the cache.") \
     \
     X(TEXT, instance, "instance", "process", "default", 0, 0, "NAME", \
       "Names this daemon's shared memory, so that several can run on one machine: 1 to 32 of a-z 0-9 _ -.") \

@@ -437,6 +437,11 @@ void engine_pause(struct engine *engine, uint64_t seq_id, bool paused)
     if (!paused) engine_dirty(engine);
 }
 
+uint32_t engine_cache_clear(struct engine *engine)
+{
+    return prefix_clear(engine->prefix);
+}
+
 bool engine_queue_full(const struct engine *engine)
 {
     return sched_queue_full(engine->sched);

@@ -77,6 +77,8 @@ void engine_free(struct engine *engine, void (*on_freed)(void *owner));
 int engine_submit(struct engine *engine, struct sched_request *request, uint64_t *ret_seq_id);
 void engine_remove(struct engine *engine, uint64_t seq_id);
 void engine_pause(struct engine *engine, uint64_t seq_id, bool paused);
+uint32_t
+engine_cache_clear(struct engine *engine); // frees every cached page that no sequence holds. -> how many
 bool engine_queue_full(const struct engine *engine);
 bool engine_ready(const struct engine *engine);
 void engine_seq_info(const struct engine *engine, uint64_t seq_id, struct sched_seq_info *ret_info);

@@ -175,6 +175,14 @@ int prefix_evict(struct prefix *prefix)
     return 0;
 }
 
+uint32_t prefix_clear(struct prefix *prefix)
+{
+    uint32_t count = 0;
+    for (uint32_t at; (at = leaves_first(prefix->leaves)) != PAGE_NONE; count++)
+        (void)leaf_remove(prefix, at); // parents follow
+    return count;
+}
+
 void prefix_mark_descendants(const struct prefix *prefix, uint8_t *marks)
 {
     enum { CLEAN = 2 }; // known to descend from none

@@ -48,6 +48,8 @@ void prefix_mark_descendants(const struct prefix *prefix, uint8_t *marks);
 /* Frees the marked pages: descendants among them, nobody holds one. -> their number. No eviction: nobody is to keep
  * them elsewhere. */
 uint32_t prefix_drop_marked(struct prefix *prefix, const uint8_t *marks);
+uint32_t prefix_clear(
+    struct prefix *prefix); // frees every page that nobody holds; none counts as evicted. -> how many
 /* Pages that eviction can free, all together: SEALED with refcount 0. */
 uint32_t prefix_idle_count(const struct prefix *prefix);
 uint64_t prefix_evictions(const struct prefix *prefix); // since prefix_new

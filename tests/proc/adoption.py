@@ -266,6 +266,32 @@ def check_other(_options):
         require(second.returncode == 75, f"a second daemon exits {second.returncode}")
 
 
+def kvasir_cache(verb, instance):
+    done = subprocess.run([program("kvasir"), "cache", verb, "--instance", instance, "--json"],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60, check=False)
+    return done.returncode, done.stdout.decode()
+
+
+def check_commands(options):
+    """kvasir cache beside a live daemon and after its death; POST /reset_prefix_cache."""
+    d = Daemon(model_path(), *FLAGS)
+    body = body_of(prompt_of(1), options.tokens)
+    wanted = ids_of(d.post(COMPLETION, body))
+    stat = json.loads(kvasir_cache("stat", d.instance)[1])
+    require(stat["owner_alive"] and stat["cached"] > 0 and stat["prefixes"] == 1, stat)
+    trees = json.loads(kvasir_cache("ls", d.instance)[1])
+    require([tree["pages"] for tree in trees] == [stat["cached"]], trees)
+    require(kvasir_cache("drop", d.instance)[0] == 75, "a live cache was dropped")
+    require(d.post("/reset_prefix_cache", {})["pages_dropped"] == stat["cached"], "pages dropped")
+    require(json.loads(kvasir_cache("stat", d.instance)[1])["cached"] == 0, "pages are left")
+    answer = d.post(COMPLETION, body)
+    require(ids_of(answer) == wanted and answer["usage"]["prompt_tokens_details"]["cached_tokens"] == 0, answer)
+    d.kill()
+    require(json.loads(kvasir_cache("stat", d.instance)[1])["cached"] > 0, "a dead pool has pages")
+    require(kvasir_cache("drop", d.instance)[0] == 0, "drop")
+    require(shm_names(d.instance) == [], shm_names(d.instance))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=9)
@@ -292,6 +318,7 @@ def main():
             tap.case("and a clean stop leaves nothing", run.check_end)
     tap.case("--cache-keep keeps the cache over a clean stop", check_keep, options)
     tap.case("a pool of another shape is not used", check_other, options)
+    tap.case("kvasir cache lists and drops", check_commands, options)
     tap.done()
 
 
