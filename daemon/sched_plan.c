@@ -288,6 +288,7 @@ static void plan_prefills(struct step *step)
     };
     bool burst;
     uint32_t count = prompts_list(step, prompts);
+    if (count == 0) return; // the rows are for a suspect that came in alone
     step->rows_left = pace_share(&pace, prompts, count, &burst);
     if (burst) sched->burst_step = sched->step + PACE_BURST_STEPS;
     for (uint32_t i = 0; i < count; i++)

@@ -394,7 +394,9 @@ static void test_a_prefix_is_computed_once(void **state)
     for (uint32_t i = 0; i < 5; i++) {
         assert_int_not_equal(same[i]->finished_ns, 0);
         if (i == 0) assert_int_equal(same[i]->rows, 403);
-        else assert_in_range(same[i]->rows, 4, PAGE_TOKENS + 3); // the tail of the last page may be there to copy
+        else
+            assert_in_range(same[i]->rows, 4,
+                            PAGE_TOKENS + 3); // the tail of the last page may be there to copy
     }
     world_close(&world);
 }
@@ -476,6 +478,31 @@ static void test_past_the_queue_is_refused(void **state)
     world_close(&world);
 }
 
+/* One that may have killed the worker, preempted meanwhile, gets its rows in the plan that lets it in: nothing would
+ * call for another one. */
+static void test_a_suspect_that_comes_back_is_planned(void **state)
+{
+    (void)state;
+    struct world world;
+    world_open(&world, 64, 1, 64);
+    struct sched_rig *rig = &world.rig;
+    const struct client *suspect = submit(&world,
+                                          (struct wish){.family = 1, .prompt_count = 40, .output_max = 4});
+    for (int i = 0; i < SCHED_LOSSES_ALONE; i++) {
+        assert_int_equal(sched_rig_plan(rig), 1);
+        assert_int_equal(sched_lost(rig->sched, rig->now_ns, rig->events), 0);
+    }
+    sched_pause(rig->sched, suspect->seq_id, true);
+    const struct client *other = submit(&world,
+                                        (struct wish){.family = 2, .prompt_count = 4, .output_max = 4});
+    assert_int_equal(step(&world), 1); // it took the paused one's place
+    sched_remove(rig->sched, other->seq_id, rig->now_ns);
+    sched_pause(rig->sched, suspect->seq_id, false);
+    assert_int_equal(step(&world), 1);
+    assert_int_equal(suspect->output_count, 1);
+    world_close(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -490,6 +517,7 @@ int main(void)
         cmocka_unit_test(test_expired_leaves_its_pages),
         cmocka_unit_test(test_a_prefix_is_computed_once),
         cmocka_unit_test(test_a_broken_promise_holds_nobody),
+        cmocka_unit_test(test_a_suspect_that_comes_back_is_planned),
         cmocka_unit_test(test_what_never_fits_is_refused),
         cmocka_unit_test(test_past_the_queue_is_refused),
     };
