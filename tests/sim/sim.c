@@ -2,13 +2,13 @@
 /* sim - see sim.h. */
 #include "tests/sim/sim.h"
 
-#include <stdio.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/base/check.h"
 
-enum { EPOCH = 7 };
+enum { EPOCH_FIRST = 7 };
 
 static void *must(void *memory)
 {
@@ -36,23 +36,28 @@ static void worker_start(struct sim *sim)
     LAW(ring_attach_producer(sim->done_ring, SIM_SLOTS, done_bytes, &sim->done_out) == 0);
 }
 
-static void open_pool(struct sim *sim)
+static void open_sched(struct sim *sim)
 {
-    struct pool_geometry geometry = {.page_count = sim->page_count,
-                                     .page_tokens = PAGE_TOKENS,
-                                     .rank_count = sim->rank_count,
-                                     .layer_count = 1,
-                                     .head_count_kv = 1,
-                                     .head_dims = 2,
-                                     .page_bytes = pool_page_bytes(KV_F16, 1, 1, 2)};
-    struct pool_owner owner = {1, 2, EPOCH};
-    size_t bytes = (pool_meta_bytes(&geometry) + 4095) & ~(size_t)4095;
-    sim->meta = must(aligned_alloc(4096, bytes));
-    memset(sim->meta, 0, bytes);
-    LAW(pool_format(sim->meta, pool_meta_bytes(&geometry), &geometry, &owner, &sim->pool, NULL) == 0);
     LAW(prefix_new(sim->pool, &sim->prefix) == 0);
     LAW(sched_new(&sim->conf, sim->pool, sim->prefix, &sim->sched) == 0);
-    sched_plan_limits(&sim->conf, &geometry, SIM_VOCAB, &sim->limits);
+}
+
+static void open_pool(struct sim *sim)
+{
+    sim->geometry = (struct pool_geometry){.page_count = sim->page_count,
+                                           .page_tokens = PAGE_TOKENS,
+                                           .rank_count = sim->rank_count,
+                                           .layer_count = 1,
+                                           .head_count_kv = 1,
+                                           .head_dims = 2,
+                                           .page_bytes = pool_page_bytes(KV_F16, 1, 1, 2)};
+    struct pool_owner owner = {1, 2, sim->conf.epoch};
+    size_t bytes = pool_meta_bytes(&sim->geometry);
+    sim->meta = must(aligned_alloc(4096, (bytes + 4095) & ~(size_t)4095));
+    memset(sim->meta, 0, bytes);
+    LAW(pool_format(sim->meta, bytes, &sim->geometry, &owner, &sim->pool, NULL) == 0);
+    open_sched(sim);
+    sched_plan_limits(&sim->conf, &sim->geometry, SIM_VOCAB, &sim->limits);
 }
 
 void sim_open(struct sim *sim, uint64_t seed)
@@ -70,7 +75,7 @@ void sim_open(struct sim *sim, uint64_t seed)
                                     .tokens_max = seqs + (uint32_t)rng_below(&sim->rng, 100),
                                     .queue_max = 1 + (uint32_t)rng_below(&sim->rng, 40),
                                     .model_len_max = SIM_LEN_MAX,
-                                    .epoch = EPOCH,
+                                    .epoch = EPOCH_FIRST,
                                     .ageing_ns = 1 + rng_below(&sim->rng, 100 * NS_PER_MS)};
     open_pool(sim);
     LAW(plan_writer_new(&sim->limits, &sim->writer) == 0);
@@ -83,6 +88,7 @@ void sim_open(struct sim *sim, uint64_t seed)
     sim->payload = must(calloc((size_t)sim->page_count * PAGE_TOKENS, sizeof *sim->payload));
     sim->seals = must(calloc(sim->page_count, sizeof *sim->seals));
     sim->salts = must(calloc(sim->page_count, sizeof *sim->salts));
+    sim->damages = must(calloc(sim->page_count, sizeof *sim->damages));
     sim->seal_generations = must(calloc(sim->page_count, sizeof *sim->seal_generations));
     sim->events = must(calloc(2 * (size_t)seqs, sizeof *sim->events));
     open_rings(sim);
@@ -105,6 +111,7 @@ void sim_close(struct sim *sim)
     free(sim->payload);
     free(sim->seals);
     free(sim->salts);
+    free(sim->damages);
     free(sim->seal_generations);
     free(sim->events);
 }
@@ -129,8 +136,10 @@ static void worker_turn(struct sim *sim, enum sim_fault fault)
     uint64_t rows_max = fault == SIM_DIES_AMIDST
                             ? rng_below(&sim->rng, plan.header->token_count + plan.header->copy_count)
                             : UINT64_MAX;
-    int32_t status = fault == SIM_REFUSES ? ERR_PEER : 0;
-    if (!sim_worker_run(sim, &plan, rows_max)) return;
+    int32_t status = 0;
+    if (!sim_worker_checks(sim, &plan)) status = -EBADMSG;
+    else if (!sim_worker_run(sim, &plan, rows_max)) return;
+    else if (fault == SIM_REFUSES) status = ERR_PEER;
     LAW(ring_next(&sim->done_out, &out) == 0);
     size_t done_bytes = done_writer_finish(sim->answer, status, 3, 2, 1, out, sim->done_size);
     if (fault == SIM_DIES_UNTOLD) return;
@@ -138,6 +147,17 @@ static void worker_turn(struct sim *sim, enum sim_fault fault)
 }
 
 /* ---- the daemon's side of an answer ---- */
+
+/* As engine.c's pages_drop. */
+static void bad_pages_take(struct sim *sim, const struct done_view *done)
+{
+    for (uint32_t i = 0; i < done->header->bad_count; i++)
+        LAW(sim->damages[done->bads[i].page_idx] == done->bads[i].generation);
+    sim->counts.found += done->header->bad_count;
+    LAW(sched_corrupt(sim->sched, sim->now_ns, done->bads, done->header->bad_count) >=
+        (int)done->header->bad_count);
+    LAW(!sched_in_flight(sim->sched));
+}
 
 /* As engine.c's completions_pop and completion_take. -> whether the step in flight was answered. */
 static bool answer_take(struct sim *sim, const struct plan_view *plan, bool lies)
@@ -156,6 +176,10 @@ static bool answer_take(struct sim *sim, const struct plan_view *plan, bool lies
     }
     int r = done_verify(sim->done_bytes, bytes, &sim->limits, plan, &done, &err);
     if (r < 0) sim_broken(__FILE__, __LINE__, "done_verify", err.text);
+    if (done.header->bad_count > 0) {
+        bad_pages_take(sim, &done);
+        return true;
+    }
     if (done.header->status < 0) return false;
     if (done.header->seal_count && rng_below(&sim->rng, 20) == 0) { // one seal short: nothing may change
         struct done_header header = *done.header;
@@ -175,6 +199,22 @@ static bool answer_take(struct sim *sim, const struct plan_view *plan, bool lies
     return true;
 }
 
+/* What a dying writer may do to pages that it should only read. Until they are sealed pages are nobody's but their
+ * sequence's, and a worker that writes there by mistake is not found out. */
+static void damage(struct sim *sim)
+{
+    if (rng_below(&sim->rng, 4) != 0) return;
+    for (uint64_t n = 1 + rng_below(&sim->rng, 3); n > 0; n--) {
+        uint32_t page_idx = (uint32_t)rng_below(&sim->rng, sim->page_count);
+        const struct page_desc *desc = pool_desc(sim->pool, page_idx);
+        if (desc->state != PAGE_SEALED || sim->damages[page_idx] == desc->generation) continue;
+        sim->payload[(size_t)page_idx * PAGE_TOKENS + rng_below(&sim->rng, PAGE_TOKENS)] ^=
+            UINT64_C(1) << rng_below(&sim->rng, 64);
+        sim->damages[page_idx] = desc->generation;
+        sim->counts.damaged++;
+    }
+}
+
 /* The worker is dead, or killed for its answer: as group.c's process_exited. */
 static void worker_died(struct sim *sim, const struct plan_view *plan)
 {
@@ -187,8 +227,48 @@ static void worker_died(struct sim *sim, const struct plan_view *plan)
         LAW(events >= 0 && events <= (int)sim->conf.seqs_max);
         for (int i = 0; i < events; i++) sim_client_event(sim, &sim->events[i], plan->header->step);
     }
+    damage(sim);
+    sched_distrust(sim->sched);
     ring_reset_producer(&sim->plan_out);
     ring_reset_consumer(&sim->done_in);
+    worker_start(sim);
+}
+
+static void stats_take(struct sim *sim)
+{
+    struct sched_stats stats;
+    sched_stats(sim->sched, &stats);
+    sim->counts.preempted += stats.preemptions;
+    sim->counts.hits += stats.prefix_hits;
+    sim->counts.queries += stats.prefix_queries;
+    sim->counts.evicted += prefix_evictions(sim->prefix);
+}
+
+/* The daemon is dead, its requests with it, and so is its worker. Another adopts the pool, and all that was sealed. */
+static void daemon_died(struct sim *sim)
+{
+    struct pool_owner owner = {1, 2, ++sim->conf.epoch};
+    struct pool_adoption adoption;
+    uint32_t sealed = pool_sealed_count(sim->pool);
+    damage(sim);
+    stats_take(sim);
+    sched_free(sim->sched);
+    prefix_free(sim->prefix);
+    pool_free(sim->pool);
+    for (int i = 0; i < SIM_CLIENTS; i++) sim->clients[i].live = false;
+    memset(sim->seq_id_last, 0, sizeof sim->seq_id_last);
+    sim->suspect = NULL;
+    struct err err = {0};
+    if (pool_adopt(sim->meta, pool_meta_bytes(&sim->geometry), &sim->geometry, &owner, &sim->pool, &adoption,
+                   &err) < 0)
+        sim_broken(__FILE__, __LINE__, "pool_adopt", err.text);
+    LAW(adoption.sealed_count == sealed && adoption.kept_count == sealed);
+    LAW(pool_sealed_count(sim->pool) == sealed && pool_filling_count(sim->pool) == 0);
+    sim->counts.adopted += sealed;
+    open_sched(sim);
+    free(sim->plan_ring);
+    free(sim->done_ring);
+    open_rings(sim);
     worker_start(sim);
 }
 
@@ -207,7 +287,9 @@ static enum sim_fault fault_draw(struct sim *sim, const struct plan_view *plan)
 {
     if (step_is_poisoned(sim, plan)) return SIM_DIES_AMIDST;
     if (sim->fault_every == 0 || rng_below(&sim->rng, sim->fault_every) != 0) return SIM_FINE;
-    return (enum sim_fault)(1 + rng_below(&sim->rng, SIM_FAULTS - 1));
+    enum sim_fault fault = (enum sim_fault)(1 + rng_below(&sim->rng, SIM_FAULTS - 1));
+    if (fault == SIM_DAEMON_DIES && rng_below(&sim->rng, 10) != 0) return SIM_FINE; // it ends all requests
+    return fault;
 }
 
 /* -> sequences planned, and the plan is in the ring. */
@@ -241,6 +323,11 @@ static bool step_once(struct sim *sim, bool busy)
     if (plan_push(sim, &plan) == 0) return false;
     enum sim_fault fault = fault_draw(sim, &plan);
     sim->counts.faults[fault]++;
+    if (fault == SIM_DAEMON_DIES) {
+        worker_turn(sim, (enum sim_fault)(SIM_FINE + rng_below(&sim->rng, SIM_DIES_TOLD + 1)));
+        daemon_died(sim);
+        return true;
+    }
     worker_turn(sim, fault);
     for (uint64_t turns = busy ? 1 + (rng_below(&sim->rng, 20) == 0) * 10 : 0; turns > 0; turns--) {
         sim->now_ns += rng_below(&sim->rng, 1000000); // a slow step
@@ -285,10 +372,5 @@ void sim_drain(struct sim *sim)
     for (int i = 0; i < SIM_CLIENTS; i++) LAW(!sim->clients[i].live);
     LAW(pool_filling_count(sim->pool) == 0);
     LAW(prefix_idle_count(sim->prefix) == pool_sealed_count(sim->pool));
-    struct sched_stats stats;
-    sched_stats(sim->sched, &stats);
-    sim->counts.preempted = stats.preemptions;
-    sim->counts.hits = stats.prefix_hits;
-    sim->counts.queries = stats.prefix_queries;
-    sim->counts.evicted = prefix_evictions(sim->prefix);
+    stats_take(sim);
 }

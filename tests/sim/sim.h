@@ -56,11 +56,13 @@ enum sim_fault {
     SIM_DIES_TOLD,   // published, then dead: it counts
     SIM_REFUSES,     // a negative status
     SIM_LIES,        // bytes of the completion are wrong
+    SIM_DAEMON_DIES, // and its worker with it, anywhere in the step; the next one adopts the pool
     SIM_FAULTS,
 };
 
 struct sim_counts {
-    uint64_t steps, tokens, finished, cancelled, failed, expired, preempted, evicted, hits, queries, copies;
+    uint64_t steps, tokens, finished, cancelled, failed, expired, preempted, evicted, damaged, found, adopted,
+        hits, queries, copies;
     uint64_t faults[SIM_FAULTS];
 };
 
@@ -73,6 +75,7 @@ struct sim {
     uint32_t fault_every; // a step in so many meets a fault; 0: none
     bool has_poison;      // then no other faults
     bool has_priorities;
+    struct pool_geometry geometry;
     void *meta;
     struct pool *pool;
     struct prefix *prefix;
@@ -82,6 +85,7 @@ struct sim {
     uint64_t *payload;          // (page_count, PAGE_TOKENS) histories
     uint64_t *seals;            // (page_count) hash of the payload when it was sealed
     uint64_t *salts;            // (page_count) of whom it was last granted to
+    uint32_t *damages;          // (page_count) life of the page whose payload was damaged; 0: none
     uint32_t *seal_generations; // (page_count) of which life of the page; 0: never
     struct ring *plan_ring, *done_ring;
     struct ring_end plan_out, done_in; // the daemon's
@@ -94,6 +98,7 @@ struct sim {
     struct sim_client *by_slot[SIM_CLIENTS * 2]; // who was given the slot last
     uint64_t now_ns, submissions;
     bool was_running[SIM_CLIENTS];    // before the plan
+    uint32_t preempts[SIM_CLIENTS];   // likewise
     uint64_t preempted_before;        // the plan
     const struct sim_client *suspect; // was first, came in beside others, and goes alone with the next step
     struct sim_counts counts;
@@ -118,6 +123,8 @@ void sim_clients_expire(struct sim *sim); // the deadlines that have come
 void sim_client_event(struct sim *sim, const struct sched_event *event, uint64_t step);
 struct sim_client *sim_client_of(struct sim *sim, uint64_t seq_id); // NULL: nobody waits for it
 
+/* Hashes the pages that the plan wants checked. -> whether all are good; the others stand in the answer. */
+bool sim_worker_checks(struct sim *sim, const struct plan_view *plan);
 /* Does what a plan says, up to `rows_max` rows and copies, and answers when it was all. -> whether it was. */
 bool sim_worker_run(struct sim *sim, const struct plan_view *plan, uint64_t rows_max);
 

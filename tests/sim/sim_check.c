@@ -39,7 +39,7 @@ static void check_past(const struct sim *sim, const struct sim_client *client, c
 }
 
 static void check_seq(struct sim *sim, const struct plan_view *plan, const struct plan_seq *seq,
-                      const struct plan_copy *copy)
+                      const struct plan_copy *copy, bool refused)
 {
     const struct sim_client *client = sim_client_of(sim, seq->seq_id);
     LAW(client != NULL);
@@ -52,7 +52,7 @@ static void check_seq(struct sim *sim, const struct plan_view *plan, const struc
     }
     LAW(memcmp(plan->tokens + seq->token_first, client->tokens + seq->pos_first,
                seq->token_count * sizeof(uint32_t)) == 0);
-    check_past(sim, client, plan, seq, copy);
+    if (!refused) check_past(sim, client, plan, seq, copy);
     for (uint32_t i = seq->pos_first / PAGE_TOKENS; i < seq->page_count; i++)
         sim->salts[plan->pages[seq->page_first + i].page_idx] = client->salt;
     LAW(!!(seq->flags & PLAN_SAMPLE) == (end == known));
@@ -108,6 +108,7 @@ void sim_note_running(struct sim *sim)
         const struct seq *seq = sim->clients[i].live ? sched_seq_find(sim->sched, sim->clients[i].seq_id)
                                                      : NULL;
         sim->was_running[i] = seq && seq->state == SEQ_RUNNING;
+        sim->preempts[i] = seq ? seq->preempt_count : 0;
     }
     sim->preempted_before = sim->sched->preemptions;
 }
@@ -128,7 +129,8 @@ static void check_admission(const struct sim *sim)
         const struct seq *seq = sim->clients[i].live ? sched_seq_find(sched, sim->clients[i].seq_id) : NULL;
         if (!seq) continue;
         admitted |= seq->state == SEQ_RUNNING && !sim->was_running[i];
-        stayed |= seq->state == SEQ_RUNNING && sim->was_running[i] && !sim->clients[i].paused;
+        stayed |= seq->state == SEQ_RUNNING && sim->was_running[i] && !sim->clients[i].paused &&
+                  seq->preempt_count == sim->preempts[i];
         gave_way += seq->state == SEQ_WAITING && sim->was_running[i] && sim->clients[i].paused;
     }
     if (!admitted) return;
@@ -145,15 +147,27 @@ void sim_check_idle(struct sim *sim)
     }
 }
 
+/* The worker will find a damaged page and compute nothing. */
+static bool will_be_refused(const struct sim *sim, const struct plan_view *plan)
+{
+    for (uint32_t i = 0; i < plan->header->check_count; i++) {
+        uint32_t page_idx = plan->checks[i].page_idx;
+        LAW(pool_desc(sim->pool, page_idx)->state == PAGE_SEALED);
+        if (sim->damages[page_idx] == pool_desc(sim->pool, page_idx)->generation) return true;
+    }
+    return false;
+}
+
 void sim_check_plan(struct sim *sim, const struct plan_view *plan)
 {
     uint32_t rows = 0, score_rows = 0, copies = 0;
+    bool refused = will_be_refused(sim, plan);
     for (uint32_t i = 0; i < plan->header->seq_count; i++) {
         const struct plan_seq *seq = &plan->seqs[i];
         const struct plan_copy *copy = NULL;
         if (copies < plan->header->copy_count && plan->copies[copies].seq_idx == i)
             copy = &plan->copies[copies++];
-        check_seq(sim, plan, seq, copy);
+        check_seq(sim, plan, seq, copy, refused);
         rows += seq->token_count;
         if (seq->flags & PLAN_SCORE) score_rows += seq->token_count;
         for (uint32_t k = 0; k < i; k++) LAW(plan->seqs[k].seq_id != seq->seq_id);
@@ -189,7 +203,7 @@ static void check_seals(struct sim *sim)
     LAW(sim->page_count * 2 < SEEN_PLACES);
     for (uint32_t page_idx = 0; page_idx < sim->page_count; page_idx++) {
         const struct page_desc *desc = pool_desc(sim->pool, page_idx);
-        if (desc->state != PAGE_SEALED) continue;
+        if (desc->state != PAGE_SEALED || sim->damages[page_idx] == desc->generation) continue;
         uint64_t sum = hash64(&sim->payload[(size_t)page_idx * PAGE_TOKENS], PAGE_TOKENS * 8);
         for (uint32_t rank = 0; rank < sim->rank_count; rank++)
             LAW(pool_sums(sim->pool, page_idx)[rank] == sum);

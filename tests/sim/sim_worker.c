@@ -85,9 +85,26 @@ static uint64_t run_seq(struct sim *sim, const struct plan_view *plan, const str
     return seq->token_count;
 }
 
+static bool page_is_good(const struct sim *sim, uint32_t page_idx)
+{
+    uint64_t sum = hash64(&sim->payload[(size_t)page_idx * PAGE_TOKENS], PAGE_TOKENS * 8);
+    return pool_sums(sim->pool, page_idx)[0] == sum;
+}
+
+bool sim_worker_checks(struct sim *sim, const struct plan_view *plan)
+{
+    bool good = true;
+    done_writer_begin(sim->answer, plan->header->step, plan->header->epoch);
+    for (uint32_t i = 0; i < plan->header->check_count; i++) {
+        if (page_is_good(sim, plan->checks[i].page_idx)) continue;
+        LAW(done_writer_bad(sim->answer, plan->checks[i]) >= 0);
+        good = false;
+    }
+    return good;
+}
+
 bool sim_worker_run(struct sim *sim, const struct plan_view *plan, uint64_t rows_max)
 {
-    done_writer_begin(sim->answer, plan->header->step, plan->header->epoch);
     for (uint32_t i = 0; i < plan->header->copy_count; i++) { // whole pages, as the worker does
         if (rows_max-- == 0) return false;
         const struct plan_seq *seq = &plan->seqs[plan->copies[i].seq_idx];

@@ -59,12 +59,10 @@ static void counts_add(struct sim_counts *sum, const struct sim_counts *counts)
 static void seed_run(uint64_t seed, uint64_t world_first, uint64_t steps, struct sim_counts *sum)
 {
     static struct sim sim;
-    struct rng worlds = {seed * UINT64_C(0x9E3779B97F4A7C15)};
-    for (uint64_t skip = 0; skip < world_first; skip++) (void)rng_next(&worlds); // those before it
     sim_seed = seed;
     sim_world = world_first;
     for (uint64_t done = 0; done < steps; sim_world++) {
-        sim_open(&sim, rng_next(&worlds));
+        sim_open(&sim, rng_at(seed, sim_world, 0));
         for (sim_step_number = 0; sim_step_number < WORLD_STEPS; sim_step_number++) sim_step(&sim);
         sim_drain(&sim);
         counts_add(sum, &sim.counts);
@@ -83,10 +81,11 @@ static void report(const struct sim_counts *sum, uint64_t seeds, double seconds)
            sum->tokens, sum->finished, sum->cancelled, sum->failed, sum->expired, sum->preempted,
            sum->evicted, sum->hits, sum->queries, sum->copies);
     printf("workers died before %" PRIu64 ", taken %" PRIu64 ", amidst %" PRIu64 ", untold %" PRIu64
-           ", told %" PRIu64 "; refused %" PRIu64 ", lied %" PRIu64 "\n",
+           ", told %" PRIu64 "; refused %" PRIu64 ", lied %" PRIu64 "\n%" PRIu64 " daemons died, %" PRIu64
+           " pages adopted; %" PRIu64 " pages damaged, %" PRIu64 " met and found\n",
            sum->faults[SIM_DIES_BEFORE], sum->faults[SIM_DIES_TAKEN], sum->faults[SIM_DIES_AMIDST],
            sum->faults[SIM_DIES_UNTOLD], sum->faults[SIM_DIES_TOLD], sum->faults[SIM_REFUSES],
-           sum->faults[SIM_LIES]);
+           sum->faults[SIM_LIES], sum->faults[SIM_DAEMON_DIES], sum->adopted, sum->damaged, sum->found);
 }
 
 int main(int argc, char **argv)
