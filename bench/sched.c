@@ -1,29 +1,29 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* sched - the price of scheduling: a step's order and the booking of its answer, and of looking prompts up.
  *
- *   sched [--steps N] [--context N] [--us-per-token N]
+ *   sched [--cpu] [--steps N] [--context N] [--us-per-token N]
  *
  * A step is sched_plan + sched_complete; writing the plan into its slot and the worker are not in it. Every sequence
  * that ends is followed by a new one, so that as many run and wait all the time, with prompts of --context tokens on
  * average, a quarter of which begin with one of eight shared prefixes. Two kinds of load: places are what is scarce, or
  * pages, where in every step the first that waits is looked at and some more after it.
  *
- * Lookup: chain keys and index, a token, over prompts of 4,000 tokens that are all in the cache. Zero hits: what keys,
- * index, promises and eviction cost a token of prompts that nobody shares, as the difference of submitting and computing
- * them and of the same without (sched_share and the index cannot be switched off, so the parts are called by themselves),
- * and its share of what the model takes for a token: --us-per-token, by default 100 us, that is 10,000 prompt tokens a
- * second.
+ * Lookup: chain keys and index, a token, over prompts of 4,000 tokens that are all in the cache. Zero hits: what the
+ * cache costs for a token of prompts that nobody shares - its part of a key, a lookup in vain, a seal, and later an
+ * eviction - as a share of what the model takes for the token: --us-per-token, by default 100 us, that is 10,000 prompt
+ * tokens a second. --cpu counts the thread's CPU time instead of the clock, for a machine that others use too.
  *
  * Prints a line of CSV each: name, value, unit, target, share of the target. */
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "bench/machine.h"
 #include "common/base/check.h"
 #include "common/base/rng.h"
 #include "tests/data/sched_rig.h"
 
-enum { PREFIXES = 8, PREFIX_TOKENS = 128, LOOKUP_TOKENS = 4000, LOOKUP_PROMPTS = 64 };
+enum { PREFIXES = 8, PREFIX_TOKENS = 128, LOOKUP_TOKENS = 4000, LOOKUP_PROMPTS = 64, OUTPUT_MAX = 1024 };
 
 struct options {
     uint32_t steps, context, us_per_token;
@@ -35,6 +35,15 @@ struct load {
     bool short_of_pages;
     double target_us;
 };
+
+static clockid_t clock_id = CLOCK_MONOTONIC;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(clock_id, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
 
 static void line(const char *name, double value, const char *unit, double target)
 {
@@ -51,16 +60,18 @@ struct bench {
     uint32_t *tokens; // (2 * context)
 };
 
-/* A prompt of half to one and a half times the context; outputs of 16 to 271 tokens. */
+/* A prompt of half to one and a half times the context. */
 static void submit(struct bench *bench)
 {
-    uint32_t context = bench->options.context, count = context / 2 + (uint32_t)rng_below(&bench->rng, context);
+    uint32_t context = bench->options.context,
+             count = context / 2 + (uint32_t)rng_below(&bench->rng, context);
     uint32_t shared = rng_below(&bench->rng, 4) == 0 ? 1 + (uint32_t)rng_below(&bench->rng, PREFIXES) : 0;
     for (uint32_t i = 0; i < count; i++)
-        bench->tokens[i] = shared && i < PREFIX_TOKENS ? shared * 1000 + i : (uint32_t)rng_below(&bench->rng, 1 << 15);
+        bench->tokens[i] = shared && i < PREFIX_TOKENS ? shared * 1000 + i
+                                                       : (uint32_t)rng_below(&bench->rng, 1 << 15);
     struct sched_request request = {.prompt = bench->tokens,
                                     .prompt_count = count,
-                                    .output_max = 16 + (uint32_t)rng_below(&bench->rng, 256),
+                                    .output_max = OUTPUT_MAX,
                                     .priority = (int32_t)rng_below(&bench->rng, 3),
                                     .owner = bench};
     uint64_t seq_id;
@@ -76,28 +87,27 @@ static void finish(struct bench *bench, int events)
         struct sched_seq_info info;
         if (!sched_has(rig->sched, rig->events[i].seq_id)) continue;
         sched_seq_info(rig->sched, rig->events[i].seq_id, &info);
-        if (info.output_count < 16 || rng_below(&bench->rng, 128) != 0) {
-            if (info.output_count < 270) continue;
-        }
+        if (info.output_count < OUTPUT_MAX && rng_below(&bench->rng, OUTPUT_MAX / 2) != 0) continue;
         sched_remove(rig->sched, rig->events[i].seq_id, rig->now_ns);
     }
 }
 
-/* One step. -> seconds of it. */
-static double step(struct bench *bench)
+/* One step. -> seconds of it; ret_plan: of which sched_plan. */
+static double step(struct bench *bench, double *ret_plan)
 {
     struct sched_rig *rig = &bench->rig;
     struct done_view done;
     rig->now_ns += 20 * NS_PER_MS;
-    double start = machine_now();
+    double start = now();
     int seqs = sched_plan(rig->sched, rig->now_ns, rig->writer);
-    double seconds = machine_now() - start;
+    double seconds = now() - start;
     CHECK(seqs > 0);
+    *ret_plan = seconds;
     sched_rig_order(rig);
     sched_rig_answer(rig, &done);
-    start = machine_now();
+    start = now();
     int events = sched_complete(rig->sched, rig->now_ns, &done, rig->events);
-    seconds += machine_now() - start;
+    seconds += now() - start;
     CHECK(events >= 0);
     finish(bench, events);
     return seconds;
@@ -109,7 +119,8 @@ static void fill(struct bench *bench, const struct load *load)
     for (;;) {
         sched_stats(bench->rig.sched, &stats);
         uint32_t wanted = load->running + load->waiting;
-        if (load->short_of_pages && stats.running_count >= load->running) wanted = stats.running_count + load->waiting;
+        if (load->short_of_pages && stats.running_count >= load->running)
+            wanted = stats.running_count + load->waiting;
         if (stats.running_count + stats.waiting_count >= wanted) return;
         submit(bench);
     }
@@ -118,13 +129,13 @@ static void fill(struct bench *bench, const struct load *load)
 static int steps_run(const struct options *options, const struct load *load)
 {
     struct bench bench = {.options = *options, .rng = {.state = 1}};
-    uint32_t seq_pages = (options->context + 200) / PAGE_TOKENS + 1;
+    uint32_t seq_pages = (options->context + OUTPUT_MAX / 4) / PAGE_TOKENS + 1;
     uint32_t places = load->short_of_pages ? load->running + load->running / 2 : load->running;
     if (places > PLAN_SEQS_MAX) places = PLAN_SEQS_MAX;
     struct sched_conf conf = {.seqs_max = places,
-                              .tokens_max = places + 512,
+                              .tokens_max = PLAN_TOKENS_MAX,
                               .queue_max = 2 * load->waiting + 2 * places,
-                              .model_len_max = 2 * options->context + 512,
+                              .model_len_max = 2 * options->context + OUTPUT_MAX,
                               .epoch = 7};
     if (load->running > PLAN_SEQS_MAX) {
         printf("# %s: PLAN_SEQS_MAX is %d\n", load->name, PLAN_SEQS_MAX);
@@ -133,12 +144,13 @@ static int steps_run(const struct options *options, const struct load *load)
     uint32_t pages = load->running * seq_pages + (load->short_of_pages ? 0 : load->running * seq_pages / 2);
     if (sched_rig_open(&bench.rig, pages, &conf) < 0) return 1;
     bench.tokens = malloc(2 * options->context * sizeof *bench.tokens);
-    double *seconds = malloc(options->steps * sizeof *seconds), worst = 0;
-    CHECK(bench.tokens && seconds);
+    double *seconds = malloc(options->steps * sizeof *seconds), *plan = malloc(options->steps * sizeof *plan),
+           worst = 0;
+    CHECK(bench.tokens && seconds && plan);
     struct sched_stats stats = {0};
     for (uint32_t i = 0; i < 4 * load->running; i++) { // until as many run as can
         fill(&bench, load);
-        (void)step(&bench);
+        (void)step(&bench, plan);
     }
     double running = 0, waiting = 0;
     for (uint32_t i = 0; i < options->steps; i++) {
@@ -146,14 +158,17 @@ static int steps_run(const struct options *options, const struct load *load)
         sched_stats(bench.rig.sched, &stats);
         running += stats.running_count;
         waiting += stats.waiting_count;
-        seconds[i] = step(&bench);
+        seconds[i] = step(&bench, &plan[i]);
         worst = seconds[i] > worst ? seconds[i] : worst;
     }
-    printf("# %s: %.0f ran and %.0f waited on average, %u preempted, slowest step %.0f us\n", load->name,
-           running / options->steps, waiting / options->steps, (uint32_t)stats.preemptions, worst * 1e6);
+    printf(
+        "# %s: %.0f ran and %.0f waited on average, %u preempted; planning %.1f us, slowest step %.0f us\n",
+        load->name, running / options->steps, waiting / options->steps, (uint32_t)stats.preemptions,
+        machine_median(plan, options->steps) * 1e6, worst * 1e6);
     line(load->name, machine_median(seconds, options->steps) * 1e6, "us/step", load->target_us);
     free(bench.tokens);
     free(seconds);
+    free(plan);
     sched_rig_close(&bench.rig);
     return 0;
 }
@@ -166,65 +181,62 @@ static void prompt_make(uint32_t *tokens, uint32_t number)
     for (uint32_t i = 0; i < LOOKUP_TOKENS; i++) tokens[i] = (uint32_t)rng_below(&rng, 1 << 15);
 }
 
-/* Seals all pages of a prompt, as a step's answer does. -> seconds. */
-static double prompt_seal(struct sched_rig *rig, const uint32_t *tokens)
+/* Takes, fills, seals and lets go all pages of a prompt, as the steps that compute it do. -> seconds. */
+static double prompt_seal(struct sched_rig *rig, const uint32_t *tokens, uint64_t now_ns)
 {
     struct hash128 key = {0};
     uint32_t parent = PAGE_NONE, pages[LOOKUP_TOKENS / PAGE_TOKENS];
     uint64_t sum = 1;
-    double seconds = 0;
+    double start = now();
     for (uint32_t i = 0; i < LOOKUP_TOKENS / PAGE_TOKENS; i++) {
         const uint32_t *page_tokens = tokens + i * PAGE_TOKENS;
-        double start = machine_now();
-        if (pool_free_count(rig->pool) == 0) (void)prefix_evict(rig->prefix);
-        seconds += machine_now() - start;
-        int r = pool_grant(rig->pool, 1, &pages[i]);
+        if (pool_free_count(rig->pool) == 0) (void)prefix_evict(rig->prefix); // there is always one
+        int r = pool_grant(rig->pool, now_ns, &pages[i]);
         CHECK(r == 0);
         pool_fill(rig->pool, pages[i], page_tokens, PAGE_TOKENS);
-        start = machine_now();
         key = prefix_key(key, page_tokens);
         CHECK(prefix_find(rig->prefix, key, parent, page_tokens) == PAGE_NONE);
         prefix_seal(rig->prefix, pages[i], key, parent, &sum);
-        seconds += machine_now() - start;
         parent = pages[i];
     }
-    double start = machine_now();
-    for (uint32_t i = LOOKUP_TOKENS / PAGE_TOKENS; i-- > 0;) prefix_release(rig->prefix, pages[i], 1);
-    return seconds + machine_now() - start;
+    for (uint32_t i = LOOKUP_TOKENS / PAGE_TOKENS; i-- > 0;) prefix_release(rig->prefix, pages[i], now_ns);
+    return now() - start;
 }
 
 static double prompt_look(const struct sched_rig *rig, const uint32_t *tokens)
 {
     struct hash128 key = {0};
     uint32_t parent = PAGE_NONE;
-    double start = machine_now();
+    double start = now();
     for (uint32_t i = 0; i < LOOKUP_TOKENS / PAGE_TOKENS; i++) {
         key = prefix_key(key, tokens + i * PAGE_TOKENS);
         parent = prefix_find(rig->prefix, key, parent, tokens + i * PAGE_TOKENS);
         CHECK(parent != PAGE_NONE);
     }
-    return machine_now() - start;
+    return now() - start;
 }
 
 static int prompts_run(const struct options *options)
 {
     struct sched_rig rig;
-    struct sched_conf conf = {.seqs_max = 8, .tokens_max = 512, .queue_max = 8, .model_len_max = 8192, .epoch = 7};
+    struct sched_conf conf = {
+        .seqs_max = 8, .tokens_max = 512, .queue_max = 8, .model_len_max = 8192, .epoch = 7};
     if (sched_rig_open(&rig, LOOKUP_PROMPTS * LOOKUP_TOKENS / PAGE_TOKENS, &conf) < 0) return 1;
     uint32_t tokens[LOOKUP_TOKENS];
-    double clock_s = machine_now(), look[4 * LOOKUP_PROMPTS], sealed[4 * LOOKUP_PROMPTS];
-    for (uint32_t i = 0; i < 1000; i++) (void)machine_now();
-    clock_s = (machine_now() - clock_s) / 1000; // one look at the clock: two for each page and its eviction
-    for (uint32_t i = 0; i < COUNT_OF(sealed); i++) { // past the first LOOKUP_PROMPTS each page wants an eviction
+    double look[4 * LOOKUP_PROMPTS], sealed[4 * LOOKUP_PROMPTS];
+    for (uint32_t i = 0; i < COUNT_OF(sealed);
+         i++) { // past the first LOOKUP_PROMPTS each page wants an eviction
         prompt_make(tokens, i);
-        sealed[i] = prompt_seal(&rig, tokens) - 2 * clock_s * LOOKUP_TOKENS / PAGE_TOKENS;
-    }
-    for (uint32_t i = 0; i < COUNT_OF(look); i++) {
-        prompt_make(tokens, COUNT_OF(sealed) - 1 - i % LOOKUP_PROMPTS);
-        look[i] = prompt_look(&rig, tokens);
+        sealed[i] = prompt_seal(&rig, tokens, i + 1);
+        for (uint32_t k = 0; i == LOOKUP_PROMPTS - 1 && k < COUNT_OF(look);
+             k++) { // all fit, none was evicted
+            prompt_make(tokens, k % LOOKUP_PROMPTS);
+            look[k] = prompt_look(&rig, tokens);
+        }
     }
     line("prefix lookup", machine_median(look, COUNT_OF(look)) / LOOKUP_TOKENS * 1e9, "ns/token", 10);
-    double zero_ns = machine_median(sealed + LOOKUP_PROMPTS, COUNT_OF(sealed) - LOOKUP_PROMPTS) / LOOKUP_TOKENS * 1e9;
+    double zero_ns = machine_median(sealed + LOOKUP_PROMPTS, COUNT_OF(sealed) - LOOKUP_PROMPTS) /
+                     LOOKUP_TOKENS * 1e9;
     printf("# keys, a lookup, sealing and eviction of prompts without a hit: %.2f ns a token\n", zero_ns);
     line("zero hits", zero_ns / (options->us_per_token * 1e3) * 100, "% of throughput", 0.5);
     sched_rig_close(&rig);
@@ -239,6 +251,11 @@ static uint32_t number(const char *text)
 int main(int argc, char **argv)
 {
     struct options options = {.steps = 1000, .context = 512, .us_per_token = 100};
+    if (argc > 1 && strcmp(argv[1], "--cpu") == 0) {
+        clock_id = CLOCK_THREAD_CPUTIME_ID;
+        argc--;
+        argv++;
+    }
     for (int i = 1; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "--steps") == 0) options.steps = number(argv[i + 1]);
         else if (strcmp(argv[i], "--context") == 0) options.context = number(argv[i + 1]);
@@ -246,7 +263,7 @@ int main(int argc, char **argv)
         else argc = 0;
     }
     if (argc % 2 == 0 || options.steps == 0 || options.context < 256 || options.us_per_token == 0) {
-        fprintf(stderr, "usage: sched [--steps N] [--context N] [--us-per-token N]\n");
+        fprintf(stderr, "usage: sched [--cpu] [--steps N] [--context N] [--us-per-token N]\n");
         return 64;
     }
     static const struct load loads[] = {
