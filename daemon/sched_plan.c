@@ -49,7 +49,7 @@ void sched_preempt(struct step *step, uint32_t slot)
 static void tail_forget(struct step *step, struct seq *seq)
 {
     uint32_t tokens = seq->computed % PAGE_TOKENS;
-    if (seq->cached_count == seq->computed) seq->cached_count -= tokens;
+    if (seq->preempt_count == 0) seq->cached_count -= tokens; // it counts the first time that it came in
     step->sched->prefix_hits -= tokens;
     seq->computed -= tokens;
     sched_seq_release_tail(step->sched, seq, step->now_ns);
@@ -89,7 +89,8 @@ static uint32_t pages_ensure(struct step *step, uint32_t slot, uint32_t rows)
     while (seq->page_count < sched_pages_for(seq->computed + rows)) {
         if (sched_page_add(step, slot) < 0) {
             uint32_t places = seq->page_count * PAGE_TOKENS;
-            return places > seq->computed ? places - seq->computed : 0;
+            uint32_t fit = places > seq->computed ? places - seq->computed : 0;
+            return fit < rows ? fit : rows; // a tail that was forgotten makes places of what was computed
         }
     }
     return rows;
