@@ -266,10 +266,8 @@ static uint32_t prompts_list(const struct step *step, struct pace_prompt *prompt
         uint32_t wanted = sched_rows_wanted(seq);
         if (sched_is_scoring(seq) && wanted > step->score_rows_left) wanted = step->score_rows_left;
         if (wanted == 0) continue;
-        prompts[count++] = (struct pace_prompt){.slot = slot,
-                                                .rows_wanted = wanted,
-                                                .pos_first = seq->computed,
-                                                .served_step = seq->served_step};
+        prompts[count++] = (struct pace_prompt){
+            .slot = slot, .rows_wanted = wanted, .pos_first = seq->computed, .served_step = seq->served_step};
     }
     return count;
 }
