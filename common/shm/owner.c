@@ -9,27 +9,29 @@
 #include <string.h>
 #include <unistd.h>
 
-/* "PID (comm) S ppid ...": comm may hold spaces and parentheses, so fields are counted behind the last ')'. */
-static int parse_stat(const char *text, uint64_t *ret_start)
+/* "PID (comm) S ppid ...": comm may hold spaces and parentheses, so fields are counted behind the last ')'.
+ * -ENOENT for a zombie. */
+static int parse_stat(const char *text, int wanted, uint64_t *ret_value)
 {
     const char *p = strrchr(text, ')');
     if (!p || p[1] != ' ') return -EIO;
     p += 2;
     if (*p == 'Z' || *p == 'X') return -ENOENT;
-    for (int field = 3; field < 22; field++) {
+    for (int field = 3; field < wanted; field++) {
         p = strchr(p, ' ');
         if (!p) return -EIO;
         p++;
     }
     char *end;
     errno = 0;
-    uint64_t start = strtoull(p, &end, 10);
+    uint64_t value = strtoull(p, &end, 10);
     if (end == p || errno) return -EIO;
-    *ret_start = start;
+    *ret_value = value;
     return 0;
 }
 
-int owner_start(int64_t pid, uint64_t *ret_start)
+/* A number of /proc/PID/stat by its field in proc(5). */
+static int stat_field(int64_t pid, int field, uint64_t *ret_value)
 {
     char path[64], text[1024];
     if (pid <= 0) return -ENOENT;
@@ -41,7 +43,20 @@ int owner_start(int64_t pid, uint64_t *ret_start)
     (void)close(fd); // read only
     if (len <= 0) return len < 0 && errno_read == ESRCH ? -ENOENT : -EIO;
     text[len] = '\0';
-    return parse_stat(text, ret_start);
+    return parse_stat(text, field, ret_value);
+}
+
+int owner_start(int64_t pid, uint64_t *ret_start)
+{
+    return stat_field(pid, 22, ret_start);
+}
+
+bool owner_is_ending(int64_t pid)
+{
+    enum { PF_EXITING = 4 }; // of the kernel's flags, field 9
+    uint64_t flags;
+    int r = stat_field(pid, 9, &flags);
+    return r == -ENOENT || (r == 0 && flags & PF_EXITING);
 }
 
 bool owner_is_alive(int64_t pid, uint64_t start)

@@ -10,5 +10,7 @@
  * such process, -EIO when /proc is unreadable. A zombie counts as gone: it holds no memory any more. */
 int owner_start(int64_t pid, uint64_t *ret_start);
 bool owner_is_alive(int64_t pid, uint64_t start);
+/* It is gone, or on its way: killed, but not yet done with giving back what it had. */
+bool owner_is_ending(int64_t pid);
 
 #endif

@@ -18,9 +18,12 @@
 #include "common/base/check.h"
 #include "common/base/clock.h"
 #include "common/base/limits.h"
+#include "common/shm/owner.h"
 #include "common/shm/shm_file.h"
 
 static const char lock_part[] = "lock";
+#define LOCK_NS_MAX (50 * NS_PER_MS)       // for a daemon that lives
+#define LOCK_ENDING_NS_MAX (10 * NS_PER_S) // for one that is ending
 
 int segment_instance_check(const char *instance, struct err *err)
 {
@@ -219,11 +222,31 @@ int segment_unlink_all(const char *instance)
     return r < 0 ? r : all.count;
 }
 
-static int refuse_lock(int fd, const char *name, struct err *err)
+static long lock_holder(int fd)
 {
     char text[32] = "";
     ssize_t len = pread(fd, text, sizeof text - 1, 0);
-    long pid = len > 0 ? strtol(text, NULL, 10) : 0;
+    return len > 0 ? strtol(text, NULL, 10) : 0;
+}
+
+/* The lock of a daemon. A killed one gives back its memory before its lock, and has yet to notice that it was
+ * killed: a short wait for everybody, a longer one for those that are ending. -> 0 or -errno. */
+static int lock_wait(int fd)
+{
+    uint64_t start_ns = clock_mono_ns();
+    while (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+        int code = errno;
+        uint64_t waited_ns = clock_mono_ns() - start_ns;
+        bool is_ending = waited_ns < LOCK_ENDING_NS_MAX && owner_is_ending(lock_holder(fd));
+        if (code != EINTR && (code != EWOULDBLOCK || (waited_ns > LOCK_NS_MAX && !is_ending))) return -code;
+        (void)nanosleep(&(struct timespec){.tv_nsec = NS_PER_MS}, NULL); // a lock that ends tells nobody
+    }
+    return 0;
+}
+
+static int refuse_lock(int fd, const char *name, struct err *err)
+{
+    long pid = lock_holder(fd);
     if (pid <= 0) return ERR(err, ERR_BUSY, "%s is held by another process", name);
     return ERR(err, ERR_BUSY, "%s is held by process %ld", name, pid);
 }
@@ -233,8 +256,8 @@ static int lock_open(const char *name, bool *ret_held, int *ret_fd, struct err *
     int fd = shm_open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (fd < 0) return err_sys(err, errno, "%s: cannot open", name);
     int r = shm_file_owner_verify(fd, true, name, err);
-    if (r == 0 && flock(fd, LOCK_EX | LOCK_NB) < 0)
-        r = errno == EWOULDBLOCK ? refuse_lock(fd, name, err) : err_sys(err, errno, "%s: cannot lock", name);
+    if (r == 0 && (r = lock_wait(fd)) < 0)
+        r = r == -EWOULDBLOCK ? refuse_lock(fd, name, err) : err_sys(err, -r, "%s: cannot lock", name);
     if (r < 0) {
         (void)close(fd); // nothing was written
         return r;

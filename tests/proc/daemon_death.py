@@ -47,6 +47,16 @@ def test_the_worker_goes_with_a_killed_daemon():
     require(shm_names(instance) == [], shm_names(instance))
 
 
+def test_the_next_daemon_need_not_wait_for_a_killed_one():
+    d = Daemon(model_path())
+    d.complete("Hi", max_tokens=40, ignore_eos=True)
+    d.process.kill()  # and at once, before anybody has seen it end:
+    with Daemon(model_path(), instance=d.instance) as again:
+        again.wait_line("adopted the pool of dead process", deadline_s=1)
+        again.complete("Hi", max_tokens=2)
+    d.wait_exit()
+
+
 def test_a_daemon_killed_while_it_loads_leaves_no_worker():
     d = Daemon(model_path(), wait=False)
     worker = wait_until(d.worker_pid, "a worker")
