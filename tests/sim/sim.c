@@ -257,7 +257,6 @@ static void daemon_died(struct sim *sim)
     pool_free(sim->pool);
     for (int i = 0; i < SIM_CLIENTS; i++) sim->clients[i].live = false;
     memset(sim->seq_id_last, 0, sizeof sim->seq_id_last);
-    sim->suspect = NULL;
     struct err err = {0};
     if (pool_adopt(sim->meta, pool_meta_bytes(&sim->geometry), &sim->geometry, &owner, &sim->pool, &adoption,
                    &err) < 0)

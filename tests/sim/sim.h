@@ -97,10 +97,9 @@ struct sim {
     uint64_t seq_id_last[SIM_CLIENTS * 2];
     struct sim_client *by_slot[SIM_CLIENTS * 2]; // who was given the slot last
     uint64_t now_ns, submissions;
-    bool was_running[SIM_CLIENTS];    // before the plan
-    uint32_t preempts[SIM_CLIENTS];   // likewise
-    uint64_t preempted_before;        // the plan
-    const struct sim_client *suspect; // was first, came in beside others, and goes alone with the next step
+    bool was_running[SIM_CLIENTS];  // before the plan
+    uint32_t preempts[SIM_CLIENTS]; // likewise
+    uint64_t preempted_before;      // the plan
     struct sim_counts counts;
 };
 

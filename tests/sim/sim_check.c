@@ -80,11 +80,10 @@ static bool comes_before(const struct sim *sim, const struct sim_client *a, cons
 }
 
 /* Nobody starves: the first in the order of those that run gets on in every step, unless one that may have killed the
- * worker is tried alone. */
+ * worker is tried alone, or is what came in first in this very step: the next one is its own. */
 static void check_first(struct sim *sim, const struct plan_view *plan)
 {
-    const struct sim_client *first = NULL, *suspect = sim->suspect;
-    sim->suspect = NULL;
+    const struct sim_client *first = NULL;
     for (int i = 0; i < SIM_CLIENTS; i++) {
         const struct sim_client *client = &sim->clients[i];
         struct sched_seq_info info;
@@ -98,8 +97,7 @@ static void check_first(struct sim *sim, const struct plan_view *plan)
         if (client == first) return;
         if (client->losses >= SCHED_LOSSES_ALONE && plan->header->seq_count == 1) return;
     }
-    LAW(first->losses >= SCHED_LOSSES_ALONE && first != suspect);
-    sim->suspect = first;
+    LAW(first->losses >= SCHED_LOSSES_ALONE && !sim->was_running[first - sim->clients]);
 }
 
 void sim_note_running(struct sim *sim)
