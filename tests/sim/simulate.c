@@ -14,7 +14,7 @@
 #include "common/base/clock.h"
 #include "tests/sim/sim.h"
 
-enum { WORLD_STEPS = 2000 };
+enum { WORLD_STEPS = 5000 };
 
 uint64_t sim_seed, sim_world, sim_step_number;
 
