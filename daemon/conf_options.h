@@ -83,6 +83,11 @@
       "At a clean stop, leave the cache in shared memory for the next start, which then answers known prompts at " \
       "once; kvasir cache drop frees it. A daemon that dies leaves it in any case. kvasird.service sets this, so " \
       "that systemctl restart keeps the cache.") \
+    X(TEXT, cache_file, "cache-file", "cache", "", 0, 0, "PATH", \
+      "File that keeps cached pages as well, so that prefixes are still there when memory ran out of room for them, and " \
+      "after a reboot. It holds what users sent; only this user may read it. Empty: none.") \
+    X(SIZE, cache_file_bytes, "cache-file-bytes", "cache", "8G", 1 << 16, UINT64_C(1) << 46, "SIZE", \
+      "Size of that file, taken whole. Another size than before empties it.") \
     \
     X(TEXT, instance, "instance", "process", "default", 0, 0, "NAME", \
       "Names this daemon's shared memory, so that several can run on one machine: 1 to 32 of a-z 0-9 _ -.") \

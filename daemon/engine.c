@@ -12,6 +12,7 @@
 #include "common/base/clock.h"
 #include "common/shm/owner.h"
 #include "common/shm/segment.h"
+#include "daemon/engine_tier.h"
 #include "daemon/group.h"
 #include "daemon/pool_home.h"
 
@@ -29,6 +30,8 @@ struct engine {
     struct plan_writer *writer;
     struct group *group;
     struct hash128 root_key;
+    struct offload *offload; // NULL: no cache file, or closed
+    char tier_note[256];
 
     void *plan_bytes;      // private copy of the plan in flight
     struct plan_view plan; // into plan_bytes
@@ -101,6 +104,8 @@ static void step_plan(struct engine *engine)
         return;
     }
     int seqs = sched_plan(engine->sched, clock_mono_ns(), engine->writer);
+    if (seqs == 0 && engine->offload && offload_yield(engine->offload)) // somebody may fit now
+        seqs = sched_plan(engine->sched, clock_mono_ns(), engine->writer);
     if (seqs > 0) {
         size_t bytes = plan_writer_finish(engine->writer, engine->plan_bytes, slot_bytes);
         int r = plan_verify(engine->plan_bytes, bytes, &engine->limits, &engine->plan, NULL);
@@ -110,6 +115,7 @@ static void step_plan(struct engine *engine)
         group_step_begin(engine->group);
     }
     step_report(engine, seqs > 0);
+    if (engine->offload) offload_turn(engine->offload);
 }
 
 static void before_sleep(uv_prepare_t *prepare)
@@ -129,10 +135,20 @@ static void engine_dirty(struct engine *engine)
 static int pages_drop(struct engine *engine, const struct done_view *done, struct err *err)
 {
     uint32_t bad_count = done->header->bad_count;
+    if (engine->offload) offload_abandon(engine->offload);
     int dropped = sched_corrupt(engine->sched, clock_mono_ns(), done->bads, bad_count);
     if (dropped < 0) return ERR(err, dropped, "no memory to drop bad pages");
     engine->conf.callbacks->on_corrupt(engine->conf.owner, bad_count, (uint32_t)dropped);
     return 0;
+}
+
+/* Full pages go to the tier as well, and what a prompt's rows cost tells whether fetching pays. */
+static void step_offload(struct engine *engine, const struct done_view *done, uint32_t prefill_rows)
+{
+    for (uint32_t i = 0; i < done->header->seal_count; i++)
+        offload_sealed(engine->offload, done->seals[i].page_idx);
+    if (prefill_rows > 0)
+        offload_computed(engine->offload, engine->step.token_count, done->header->forward_ns);
 }
 
 static int completion_take(struct engine *engine, size_t bytes, struct err *err)
@@ -157,6 +173,7 @@ static int completion_take(struct engine *engine, size_t bytes, struct err *err)
     engine->step.predicted_ns = planned.predicted_ns;
     int count = sched_complete(engine->sched, engine->done_ns, &done, engine->events);
     if (count < 0) return ERR(err, count, "a page or sequence that was not asked for");
+    if (engine->offload) step_offload(engine, &done, planned.prefill_rows);
     for (int i = 0; i < count; i++) {
         engine->step.sampled_count += engine->events[i].kind == SCHED_TOKEN;
         if (!sched_has(engine->sched, engine->events[i].seq_id)) continue; // removed by an earlier event
@@ -299,11 +316,50 @@ static int pool_open(struct engine *engine, struct engine_found *found, struct e
     return r;
 }
 
+static void offload_fetched(void *owner, uint64_t seq_id)
+{
+    struct engine *engine = owner;
+    sched_pause(engine->sched, seq_id, false);
+    engine_dirty(engine);
+}
+
+static bool offload_is_waiting(void *owner, uint64_t seq_id)
+{
+    const struct engine *engine = owner;
+    struct sched_seq_info info;
+    sched_seq_info(engine->sched, seq_id, &info);
+    return sched_has(engine->sched, seq_id) && !info.running;
+}
+
+static int offload_make(struct engine *engine, struct err *err)
+{
+    const struct engine_conf *conf = &engine->conf;
+    struct offload_conf offload = {
+        .loop = conf->loop,
+        .pool = engine->pool,
+        .prefix = engine->prefix,
+        .payload = engine->home.kv.base,
+        .on_fetched = offload_fetched,
+        .is_waiting = offload_is_waiting,
+        .owner = engine,
+    };
+    int r = engine_tier_open(conf->cache_file, conf->cache_file_bytes, &engine->geometry, &offload.tier,
+                             engine->tier_note, sizeof engine->tier_note, err);
+    if (r < 0) return r;
+    r = offload_new(&offload, &engine->offload);
+    if (r == 0) return 0;
+    offload.tier->ops->close(offload.tier);
+    return ERR(err, r, "out of memory");
+}
+
 static int parts_make(struct engine *engine, struct err *err)
 {
     const struct engine_conf *conf = &engine->conf;
     int r = prefix_new(engine->pool, &engine->prefix);
     if (r == 0) r = sched_new(&conf->sched, engine->pool, engine->prefix, &engine->sched);
+    if (r < 0) return ERR(err, r, "out of memory");
+    if (conf->cache_file[0]) r = offload_make(engine, err);
+    if (r < 0) return r;
     sched_plan_limits(&conf->sched, &engine->geometry, conf->facts.vocab_count, &engine->limits);
     if (r == 0) r = plan_writer_new(&engine->limits, &engine->writer);
     engine->done_bytes_max = done_bytes_max(&engine->limits);
@@ -405,12 +461,20 @@ static void group_freed(void *owner)
     uv_close((uv_handle_t *)&engine->deadline, handle_closed);
 }
 
+static void offload_freed(void *arg)
+{
+    struct engine *engine = arg;
+    engine->offload = NULL;
+    if (engine->group) group_free(engine->group, group_freed);
+    else engine_release(engine);
+}
+
 void engine_free(struct engine *engine, void (*on_freed)(void *owner))
 {
     if (!engine) return;
     engine->on_freed = on_freed;
-    if (engine->group) group_free(engine->group, group_freed);
-    else engine_release(engine);
+    if (engine->offload) offload_free(engine->offload, offload_freed, engine);
+    else offload_freed(engine);
 }
 
 /* ---- requests ---- */
@@ -420,6 +484,11 @@ int engine_submit(struct engine *engine, struct sched_request *request, uint64_t
     request->root_key = hash128_chain(engine->root_key, &request->root_key, sizeof request->root_key);
     int r = sched_submit(engine->sched, request, ret_seq_id);
     if (r < 0) return r;
+    /* Until its pages are there it waits as a paused one: nobody waits behind it, and its deadline counts. */
+    if (engine->offload && !request->score_prompt &&
+        offload_fetch(engine->offload, *ret_seq_id, request->root_key, request->prompt,
+                      request->prompt_count))
+        sched_pause(engine->sched, *ret_seq_id, true);
     deadline_arm(engine);
     engine_dirty(engine);
     return r;
@@ -471,9 +540,16 @@ void engine_stats(const struct engine *engine, struct engine_stats *ret_stats)
         .worker_pid = group_pid(engine->group),
     };
     sched_stats(engine->sched, &ret_stats->sched);
+    ret_stats->has_tier = engine->offload != NULL;
+    if (engine->offload) offload_stats(engine->offload, &ret_stats->offload);
 }
 
 void engine_worker_note(const struct engine *engine, char *text, size_t text_bytes)
 {
     group_note(engine->group, text, text_bytes);
+}
+
+const char *engine_tier_note(const struct engine *engine)
+{
+    return engine->tier_note;
 }

@@ -14,6 +14,7 @@
 
 #include "common/base/err.h"
 #include "common/gguf/facts.h"
+#include "daemon/offload.h"
 #include "daemon/sched.h"
 
 struct engine; // opaque
@@ -48,6 +49,8 @@ struct engine_conf {
     bool private_weights; // not shared with other workers, nor with this one's next life
     uint64_t
         cache_bytes; // of pages; 0: enough for seqs_max / 16 sequences of full length, at most a quarter of memory
+    const char *cache_file;    // pages are also kept there; "": nowhere. Borrowed until engine_new returns
+    uint64_t cache_file_bytes; // its size
     enum kv_type kv_type;
     struct sched_conf sched; // epoch is set here
     struct model_facts facts;
@@ -88,8 +91,11 @@ struct engine_stats {
     uint32_t page_count, pages_free, pages_filling, pages_sealed, pages_idle;
     uint64_t page_bytes, evictions, restarts;
     int64_t worker_pid;
+    bool has_tier;
+    struct offload_stats offload; // zero without a tier
 };
 void engine_stats(const struct engine *engine, struct engine_stats *ret_stats);
 void engine_worker_note(const struct engine *engine, char *text, size_t text_bytes); // its memory, once ready
+const char *engine_tier_note(const struct engine *engine); // what was found in the cache file; "" without one
 
 #endif

@@ -326,6 +326,22 @@ static void put_finished(const struct page *page, const struct metrics *metrics)
         put_value(page, "vllm:request_success_total", reasons[i], (double)metrics->finished[i]);
 }
 
+static void put_tier(struct page *page, const struct metrics_gauges *gauges)
+{
+    put_gauge(page, "kvasir:tier_usage_perc", "Part of the cache file that holds pages, 1 is all.",
+              (double)gauges->tier_pages / (double)gauges->tier_places);
+    put_counter(page, "kvasir:tier_hits_total", "Prompt tokens fetched from the cache file.",
+                gauges->tier_pages_read * gauges->page_tokens);
+    put_counter(page, "kvasir:tier_read_bytes_total", "Bytes read from the cache file.",
+                gauges->tier_pages_read * gauges->page_bytes);
+    put_counter(page, "kvasir:tier_written_bytes_total", "Bytes written to the cache file.",
+                gauges->tier_pages_written * gauges->page_bytes);
+    put_counter(page, "kvasir:tier_evictions_total", "Pages evicted from the cache file.",
+                gauges->tier_evictions);
+    put_counter(page, "kvasir:tier_failures_total",
+                "Pages of the cache file that could not be read or were damaged.", gauges->tier_pages_failed);
+}
+
 static void put_counters(const struct page *page, const struct metrics *metrics,
                          const struct metrics_gauges *gauges)
 {
@@ -368,6 +384,7 @@ void metrics_render(const struct metrics *metrics, const struct metrics_gauges *
     struct page page = {.out = out, .labels = metrics->labels};
     put_gauges(&page, gauges);
     put_counters(&page, metrics, gauges);
+    if (gauges->has_tier) put_tier(&page, gauges);
     for (int id = 0; id < HISTOGRAM_COUNT; id++) {
         const struct histogram *histogram = &metrics->histograms[id];
         put_histogram(&page, histogram, histogram->name, histogram->help);

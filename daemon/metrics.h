@@ -4,6 +4,7 @@
 #ifndef KVASIR_DAEMON_METRICS_H
 #define KVASIR_DAEMON_METRICS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/base/buf.h"
@@ -28,6 +29,10 @@ struct metrics_gauges { // read at the time of rendering
     uint64_t expired; // sequences whose deadline came
     uint32_t held;    // of waiting: wait for pages that another computes
     uint64_t pages_checked, pages_corrupt; // hashed before they were read again; of which bad
+    bool has_tier;                         // without one the next six are not told
+    uint32_t tier_places, tier_pages;
+    uint64_t tier_evictions, tier_pages_written, tier_pages_read, tier_pages_failed;
+    uint64_t page_bytes;
     uint64_t worker_restarts;
     uint64_t http_requests, http_conns;
     const char *cache_dtype; // "f16"

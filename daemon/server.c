@@ -285,6 +285,8 @@ static int engine_make(struct server *server, struct err *err)
         .pin_threads = conf->cpus[0] != '\0',
         .private_weights = conf->weights == CONF_WEIGHTS_PRIVATE,
         .cache_bytes = conf->kv_cache_memory_bytes,
+        .cache_file = conf->cache_file,
+        .cache_file_bytes = conf->cache_file_bytes,
         .kv_type = kv_type_of(conf->kv_cache_dtype),
         .sched = {.seqs_max = conf->max_num_seqs,
                   .tokens_max = conf->max_num_batched_tokens,
@@ -302,6 +304,7 @@ static int engine_make(struct server *server, struct err *err)
     r = engine_new(&engine, &server->engine, &found, err);
     if (found.text[0] && found.is_loss) log_warn("%s", found.text);
     else if (found.text[0]) log_info("%s", found.text);
+    if (r == 0 && conf->cache_file[0]) log_info("cache file %s", engine_tier_note(server->engine));
     return r;
 }
 

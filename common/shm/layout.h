@@ -9,6 +9,7 @@
  *
  * Rule 1: the daemon is the only writer of meta; workers and auditors map it read-only.
  * Rule 2: kv.<r> is written by rank r only, only into pages granted to it (FILLING) by the plan in hand.
+ *         Exception: the daemon writes what it read from a tier into FILLING pages that no plan names (offload.c).
  * Rule 3: magic is stored last (release) when a pool is ready, and read first (acquire).
  * Rule 4: offsets and indices, never pointers; whoever reads a peer's number checks it first.
  * Rule 5: a SEALED page's payload, tokens, key and sums never change until it is FREE again, and then
