@@ -7,9 +7,9 @@
  *   - prompts get on: as many rows as give them a share of their speed alone (PACE_SPEED_MIN, or less under a target set
  *     by hand), whatever that costs;
  *   - under the automatic target a prompt that is nearly done may be finished at once, if the step then takes no more
- *     than PACE_BURST_STRETCH times the decodes alone, and not more often than every PACE_BURST_STEPS steps: fewer than
- *     one token in a hundred waits for it, so that the 99th percentile does not see it, and a short prompt is answered
- *     within two steps instead of ten;
+ *     than PACE_BURST_STRETCH times the decodes alone, one step in PACE_BURST_STEPS, and one more after a quiet time:
+ *     fewer than one token in a hundred waits for it, so that the 99th percentile does not see it, and a short prompt is
+ *     answered within two steps instead of ten;
  *   - before anything was measured a step takes all it may.
  *
  * Shares. A quarter of the rows goes to the first in the scheduler's order, so that no stream of short prompts holds it
@@ -26,7 +26,7 @@
 #include "daemon/step_cost.h"
 
 #define PACE_STRETCH 1.5
-#define PACE_SPEED_MIN 0.25      // of its speed alone, under the automatic target
+#define PACE_SPEED_MIN 0.15      // of its speed alone, under the automatic target
 #define PACE_SPEED_MIN_HAND 0.06 // under one set by hand
 #define PACE_BURST_STRETCH 4.0
 enum { PACE_BURST_STEPS = 128 };

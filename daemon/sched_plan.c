@@ -283,13 +283,15 @@ static void plan_prefills(struct step *step)
         .decodes = sched->load,
         .target_ns = sched->conf.itl_target_ns,
         .rows_max = step->rows_left,
-        .may_burst = sched->step >= sched->burst_step,
+        .may_burst = sched->step + PACE_BURST_STEPS >= sched->burst_step,
     };
     bool burst;
     uint32_t count = prompts_list(step, prompts);
     if (count == 0) return; // the rows are for a suspect that came in alone
     step->rows_left = pace_share(&pace, prompts, count, &burst);
-    if (burst) sched->burst_step = sched->step + PACE_BURST_STEPS;
+    if (burst)
+        sched->burst_step = (sched->burst_step > sched->step ? sched->burst_step : sched->step) +
+                            PACE_BURST_STEPS;
     for (uint32_t i = 0; i < count; i++)
         if (prompts[i].rows > 0 && is_prefilling(&sched->seqs[prompts[i].slot]))
             seq_plan(step, prompts[i].slot, prompts[i].rows);

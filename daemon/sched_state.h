@@ -121,7 +121,7 @@ struct sched {
     bool in_flight;
     uint64_t step;
     uint64_t prefix_queries, prefix_hits, preemptions, prompt_tokens_computed, pages_corrupt;
-    uint64_t burst_step;         // before it no step may be longer than the target (pace.h)
+    uint64_t burst_step;         // when the steps longer than the target are paid for (pace.h)
     struct step_cost cost;       // learns from every answer
     struct step_load load;       // of the last step planned
     struct sched_step last_step; // likewise
