@@ -60,6 +60,26 @@ static void open_pool(struct sim *sim)
     sched_plan_limits(&sim->conf, &sim->geometry, SIM_VOCAB, &sim->limits);
 }
 
+static void open_world(struct sim *sim)
+{
+    open_pool(sim);
+    LAW(plan_writer_new(&sim->limits, &sim->writer) == 0);
+    LAW(done_writer_new(&sim->limits, &sim->answer) == 0);
+    sim->plan_size = plan_bytes_max(&sim->limits);
+    sim->done_size = done_bytes_max(&sim->limits);
+    sim->plan_bytes = must(malloc(sim->plan_size));
+    sim->worker_plan = must(malloc(sim->plan_size));
+    sim->done_bytes = must(malloc(sim->done_size));
+    sim->payload = must(calloc((size_t)sim->page_count * PAGE_TOKENS, sizeof *sim->payload));
+    sim->seals = must(calloc(sim->page_count, sizeof *sim->seals));
+    sim->salts = must(calloc(sim->page_count, sizeof *sim->salts));
+    sim->damages = must(calloc(sim->page_count, sizeof *sim->damages));
+    sim->seal_generations = must(calloc(sim->page_count, sizeof *sim->seal_generations));
+    sim->events = must(calloc(2 * (size_t)sim->conf.seqs_max, sizeof *sim->events));
+    open_rings(sim);
+    worker_start(sim);
+}
+
 void sim_open(struct sim *sim, uint64_t seed)
 {
     memset(sim, 0, sizeof *sim);
@@ -76,23 +96,25 @@ void sim_open(struct sim *sim, uint64_t seed)
                                     .queue_max = 1 + (uint32_t)rng_below(&sim->rng, 40),
                                     .model_len_max = SIM_LEN_MAX,
                                     .epoch = EPOCH_FIRST,
+                                    // 0: by the cost of a step
+                                    .itl_target_ns = rng_below(&sim->rng, 2) ? 0 : UINT64_MAX,
                                     .ageing_ns = 1 + rng_below(&sim->rng, 100 * NS_PER_MS)};
-    open_pool(sim);
-    LAW(plan_writer_new(&sim->limits, &sim->writer) == 0);
-    LAW(done_writer_new(&sim->limits, &sim->answer) == 0);
-    sim->plan_size = plan_bytes_max(&sim->limits);
-    sim->done_size = done_bytes_max(&sim->limits);
-    sim->plan_bytes = must(malloc(sim->plan_size));
-    sim->worker_plan = must(malloc(sim->plan_size));
-    sim->done_bytes = must(malloc(sim->done_size));
-    sim->payload = must(calloc((size_t)sim->page_count * PAGE_TOKENS, sizeof *sim->payload));
-    sim->seals = must(calloc(sim->page_count, sizeof *sim->seals));
-    sim->salts = must(calloc(sim->page_count, sizeof *sim->salts));
-    sim->damages = must(calloc(sim->page_count, sizeof *sim->damages));
-    sim->seal_generations = must(calloc(sim->page_count, sizeof *sim->seal_generations));
-    sim->events = must(calloc(2 * (size_t)seqs, sizeof *sim->events));
-    open_rings(sim);
-    worker_start(sim);
+    open_world(sim);
+}
+
+void sim_open_quiet(struct sim *sim, uint32_t pages)
+{
+    memset(sim, 0, sizeof *sim);
+    sim->quiet = true;
+    sim->page_count = pages;
+    sim->rank_count = 1;
+    sim->conf = (struct sched_conf){.seqs_max = 8,
+                                    .tokens_max = 64,
+                                    .queue_max = 8,
+                                    .model_len_max = SIM_LEN_MAX,
+                                    .epoch = EPOCH_FIRST,
+                                    .itl_target_ns = UINT64_MAX};
+    open_world(sim);
 }
 
 void sim_close(struct sim *sim)
@@ -314,18 +336,19 @@ static int plan_push(struct sim *sim, struct plan_view *ret_plan)
     return seqs;
 }
 
-/* Plans, works, answers; busy: clients act meanwhile. -> whether there was anything to do. */
-static bool step_once(struct sim *sim, bool busy)
+/* Plans, works, answers; busy: clients act meanwhile. -> sequences planned. */
+static int step_once(struct sim *sim, bool busy)
 {
     struct plan_view plan;
     sim->counts.steps++;
-    if (plan_push(sim, &plan) == 0) return false;
+    int seqs = plan_push(sim, &plan);
+    if (seqs == 0) return 0;
     enum sim_fault fault = fault_draw(sim, &plan);
     sim->counts.faults[fault]++;
     if (fault == SIM_DAEMON_DIES) {
         worker_turn(sim, (enum sim_fault)(SIM_FINE + rng_below(&sim->rng, SIM_DIES_TOLD + 1)));
         daemon_died(sim);
-        return true;
+        return seqs;
     }
     worker_turn(sim, fault);
     for (uint64_t turns = busy ? 1 + (rng_below(&sim->rng, 20) == 0) * 10 : 0; turns > 0; turns--) {
@@ -335,7 +358,7 @@ static bool step_once(struct sim *sim, bool busy)
     }
     bool dies = fault != SIM_FINE && fault != SIM_LIES && fault != SIM_REFUSES;
     if (dies || !answer_take(sim, &plan, fault == SIM_LIES)) worker_died(sim, &plan);
-    return true;
+    return seqs;
 }
 
 void sim_step(struct sim *sim)
@@ -345,6 +368,14 @@ void sim_step(struct sim *sim)
     sim_clients_expire(sim);
     (void)step_once(sim, true); // an idle one is a step as well
     sim_check_pool(sim);
+}
+
+int sim_step_quiet(struct sim *sim)
+{
+    sim->now_ns++;
+    int seqs = step_once(sim, false);
+    sim_check_pool(sim);
+    return seqs;
 }
 
 void sim_drain(struct sim *sim)
@@ -365,7 +396,7 @@ void sim_drain(struct sim *sim)
         LAW(step < steps_max); // the oldest always gets on, so that each step brings one nearer to its end
         sim->now_ns++;
         sim_clients_expire(sim);
-        LAW(step_once(sim, false)); // never idle with work to do
+        LAW(step_once(sim, false) > 0); // never idle with work to do
         sim_check_pool(sim);
     }
     for (int i = 0; i < SIM_CLIENTS; i++) LAW(!sim->clients[i].live);

@@ -73,6 +73,7 @@ struct sim {
     uint32_t page_count, rank_count;
     uint32_t prompt_max;  // of this world: short prompts with long outputs make for preemptions
     uint32_t fault_every; // a step in so many meets a fault; 0: none
+    bool quiet;           // nobody cancels, stops or dies by chance: for tests by hand
     bool has_poison;      // then no other faults
     bool has_priorities;
     struct pool_geometry geometry;
@@ -110,6 +111,12 @@ _Noreturn void sim_broken(const char *file, int line, const char *law, const cha
 
 void sim_open(struct sim *sim, uint64_t seed); // draws the world's sizes
 void sim_step(struct sim *sim);
+/* For tests by hand: a world in which nothing happens by chance, of 8 sequences and 64 rows; a request in a client's
+ * place, prompt tokens family, family + 1, ...; a step in which nobody acts. -> sequences planned. */
+void sim_open_quiet(struct sim *sim, uint32_t pages);
+struct sim_client *sim_submit(struct sim *sim, int place, uint32_t family, uint32_t prompt_count,
+                              uint32_t output_max);
+int sim_step_quiet(struct sim *sim);
 /* Nobody new, nobody paused: all must finish within so many steps as they have tokens, and leave nothing behind. */
 void sim_drain(struct sim *sim);
 void sim_close(struct sim *sim);

@@ -79,6 +79,23 @@ static bool comes_before(const struct sim *sim, const struct sim_client *a, cons
     return due_a != due_b ? due_a < due_b : a->order < b->order;
 }
 
+/* Where no target bounds a step: whoever has a place for a row gets one, or all rows are given. A suspect is planned alone. */
+static void check_rows(const struct sim *sim, const struct plan_view *plan)
+{
+    const struct sched *sched = sim->sched;
+    if (sim->conf.itl_target_ns != UINT64_MAX) return;
+    for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next) {
+        const struct seq *seq = &sched->seqs[slot];
+        if (seq->losses >= SCHED_LOSSES_ALONE && seq->rows_in_flight) return;
+    }
+    for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next) {
+        const struct seq *seq = &sched->seqs[slot];
+        bool has_place = seq->page_count * PAGE_TOKENS > seq->computed;
+        if (seq->rows_in_flight || !has_place || seq->paused || seq->score_prompt) continue;
+        LAW(seq->losses >= SCHED_LOSSES_ALONE || plan->header->token_count == sim->conf.tokens_max);
+    }
+}
+
 /* Nobody starves: the first in the order of those that run gets on in every step, unless one that may have killed the
  * worker is tried alone, or is what came in first in this very step: the next one is its own. */
 static void check_first(struct sim *sim, const struct plan_view *plan)
@@ -176,6 +193,7 @@ void sim_check_plan(struct sim *sim, const struct plan_view *plan)
     LAW(plan->header->seq_count <= sim->conf.seqs_max);
     LAW(score_rows <= PLAN_SCORE_ROWS_MAX);
     check_first(sim, plan);
+    check_rows(sim, plan);
     check_admission(sim);
 }
 

@@ -50,9 +50,8 @@ static void client_draw(struct sim *sim, struct sim_client *client)
     client->min_output = (uint32_t)rng_below(&sim->rng, 20);
 }
 
-static void client_submit(struct sim *sim, struct sim_client *client)
+static void client_queue(struct sim *sim, struct sim_client *client)
 {
-    client_draw(sim, client);
     struct sched_request request = {
         .prompt = client->tokens,
         .prompt_count = client->prompt_count,
@@ -85,6 +84,24 @@ static void client_submit(struct sim *sim, struct sim_client *client)
     sim->by_slot[slot] = client;
     client->live = true;
     client->order = ++sim->submissions;
+}
+
+static void client_submit(struct sim *sim, struct sim_client *client)
+{
+    client_draw(sim, client);
+    client_queue(sim, client);
+}
+
+struct sim_client *sim_submit(struct sim *sim, int place, uint32_t family, uint32_t prompt_count,
+                              uint32_t output_max)
+{
+    struct sim_client *client = &sim->clients[place];
+    *client = (struct sim_client){.output_max = output_max, .arrival_ns = sim->now_ns};
+    for (; client->prompt_count < prompt_count; client->prompt_count++)
+        client_take(client, (family + client->prompt_count) % SIM_VOCAB);
+    client_queue(sim, client);
+    LAW(client->live);
+    return client;
 }
 
 static void client_end(struct sim *sim, struct sim_client *client)
@@ -144,7 +161,7 @@ static void token_event(struct sim *sim, struct sim_client *client, const struct
     client_take(client, event->seq->token);
     client->output_count++;
     sim->counts.tokens++;
-    if (client->output_count < client->output_max && rng_below(&sim->rng, 60) != 0) return;
+    if (client->output_count < client->output_max && (sim->quiet || rng_below(&sim->rng, 60) != 0)) return;
     client_end(sim, client); // length, or a stop
     sim->counts.finished++;
 }
@@ -158,7 +175,8 @@ void sim_client_event(struct sim *sim, const struct sched_event *event, uint64_t
         return;
     }
     struct sim_client *other = &sim->clients[rng_below(&sim->rng, SIM_CLIENTS)];
-    if (other != client && other->live && rng_below(&sim->rng, 50) == 0) client_cancel(sim, other);
+    if (!sim->quiet && other != client && other->live && rng_below(&sim->rng, 50) == 0)
+        client_cancel(sim, other);
     LAW(client->live && event->seq_id == client->seq_id);
     if (event->kind == SCHED_SCORES) {
         scores_event(client, event);
