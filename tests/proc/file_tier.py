@@ -4,7 +4,7 @@
 
 file_tier.py [PART OF A NAME]. A prefix comes back after a restart with an empty pool, with the same bits; a damaged
 file costs time, not tokens; a daemon killed while it writes leaves no wrong page; one daemon a file.
-KVASIR_KILLS: how many daemons are killed (3). file_tier.py measure [MODEL [TOKENS]]: what a prefix costs from the
+KVASIR_KILLS: how many daemons are killed (3). file_tier.py measure [MODEL [TOKENS [TURNS]]]: what a prefix costs from the
 file, and computed."""
 import os
 import random
@@ -144,7 +144,7 @@ def test_one_daemon_a_file():
         second.wait_line("in use by another daemon")
 
 
-def measure(model, tokens):
+def measure(model, tokens, turns):
     """TTFT of a prompt of so many tokens: computed, from the file into an empty pool, and from the pool."""
     prompt = [1000 + i * 7 % 9000 for i in range(tokens)]
 
@@ -156,7 +156,7 @@ def measure(model, tokens):
     flags = ("--max-model-len", tokens + 64, "--cache-file-bytes", "2G")
     computed, loaded, pooled = [], [], []
     with CacheFile() as file:
-        for turn in range(4):
+        for turn in range(turns + 1):
             with Daemon(model, "--cache-file", file.path, *flags) as d:
                 d.post(COMPLETION, {"prompt": [5] * 40, "max_tokens": 1, "cache_salt": f"warm {turn}"})
                 if turn:
@@ -175,6 +175,7 @@ def measure(model, tokens):
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["measure"]:
-        measure(sys.argv[2] if len(sys.argv) > 2 else model_path(), int((sys.argv[3:4] or ["4000"])[0]))
+        measure(sys.argv[2] if len(sys.argv) > 2 else model_path(), int((sys.argv[3:4] or ["4000"])[0]),
+                int((sys.argv[4:5] or ["3"])[0]))
     else:
         run_cases(cases_of(globals())).done()
