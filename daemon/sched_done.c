@@ -19,11 +19,34 @@ static const struct done_seal *seals_next(const struct done_view *done, uint32_t
     return seals;
 }
 
+/* See sched_seq_prefetch: for those that come after number i of the answer. */
+static void answer_prefetch(const struct sched *sched, const struct done_view *done, uint32_t i)
+{
+    enum { AHEAD_PAGE = 3, AHEAD_ARRAYS = 6, AHEAD_SEQ = 9 };
+    uint32_t count = done->header->seq_count;
+    if (i + AHEAD_SEQ < count) {
+        uint32_t slot = (uint32_t)done->seqs[i + AHEAD_SEQ].seq_id; // not looked at: that would be the miss
+        if (slot < sched->slot_count) sched_seq_prefetch(&sched->seqs[slot]);
+    }
+    if (i + AHEAD_ARRAYS < count) {
+        const struct seq *seq = sched_seq_find(sched, done->seqs[i + AHEAD_ARRAYS].seq_id);
+        if (seq) sched_seq_prefetch_arrays(seq);
+    }
+    if (i + AHEAD_PAGE < count) {
+        const struct seq *seq = sched_seq_find(sched, done->seqs[i + AHEAD_PAGE].seq_id);
+        if (!seq || seq->computed / PAGE_TOKENS >= seq->page_count) return;
+        uint32_t page_idx = seq->pages[seq->computed / PAGE_TOKENS].page_idx;
+        __builtin_prefetch(pool_desc(sched->pool, page_idx), 1);
+        __builtin_prefetch(pool_tokens(sched->pool, page_idx), 1);
+    }
+}
+
 /* Nothing is changed before the whole answer is known to hold what was asked for. */
 static int answer_verify(const struct sched *sched, const struct done_view *done)
 {
     uint32_t rank_count = pool_geometry(sched->pool)->rank_count, at = 0;
     for (uint32_t i = 0; i < done->header->seq_count; i++) {
+        answer_prefetch(sched, done, i);
         const struct seq *seq = sched_seq_find(sched, done->seqs[i].seq_id);
         if (!seq || seq->rows_in_flight == 0) return ERR_PEER;
         uint32_t end = seq->computed + seq->rows_in_flight;
@@ -148,8 +171,10 @@ int sched_complete(struct sched *sched, uint64_t now_ns, const struct done_view 
         step_cost_learn(&sched->cost, &sched->load, done->header->step_ns);
     struct answer answer = {.sched = sched, .done = done, .now_ns = now_ns};
     uint32_t event_count = 0;
-    for (uint32_t i = 0; i < done->header->seq_count; i++)
+    for (uint32_t i = 0; i < done->header->seq_count; i++) {
+        answer_prefetch(sched, done, i);
         event_count += seq_answer(&answer, &done->seqs[i], events + event_count);
+    }
     return (int)event_count;
 }
 

@@ -241,6 +241,11 @@ static void plan_decodes(struct step *step)
     struct sched *sched = step->sched;
     for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next) {
         const struct seq *seq = &sched->seqs[slot];
+        if (seq->next != SEQ_NONE) {
+            const struct seq *next = &sched->seqs[seq->next];
+            sched_seq_prefetch_arrays(next);
+            if (next->next != SEQ_NONE) sched_seq_prefetch(&sched->seqs[next->next]);
+        }
         if (seq->paused || sched_is_suspect(seq)) continue;
         sched_share_stuck(sched, slot);
         if (sched_rows_wanted(seq) == 1) seq_plan(step, slot, 1);

@@ -9,6 +9,8 @@
 #define KVASIR_DAEMON_SCHED_STATE_H
 
 #include "daemon/checks.h"
+#include <stddef.h>
+
 #include "daemon/sched.h"
 #include "daemon/slot_heap.h"
 #include "daemon/step_cost.h"
@@ -36,37 +38,11 @@ struct seq {
     uint32_t generation;     // high half of the id; grows when the slot is used again
     uint32_t previous, next; // in the waiting or running list, or next in the free list
 
-    void *owner;
-    struct plan_seq params;
-    struct plan_bias *biases; // owned, (bias_count)
-    uint32_t bias_count, min_output, min_bias_count;
+    /* What every step looks at comes first, then the parameters: see sched_seq_prefetch. */
     bool use_history, score_prompt;
-    bool paused;          // by sched_seq_pause only
-    bool removed;         // by its owner while in flight; released when the step ends
-    bool admitted;        // has been RUNNING once
-    uint64_t admitted_ns; // the first time; valid when admitted
-
-    /* Its place in the order, of waiting and running ones alike: due_ns = arrival + priority * ageing. Waiting makes
-     * everybody more urgent at the same pace, so the order never changes, and there is nothing to update. */
-    int64_t due_ns;
-    uint64_t order;         // number of its submission: what counts when due_ns is the same
-    int32_t priority;       // -SCHED_PRIORITY_MAX .. SCHED_PRIORITY_MAX
-    uint32_t overtaken;     // times that another came in which is behind it in the order
-    uint64_t blocked_ns;    // since when it might have come in but for its pages; 0: it was not looked at
-    uint64_t look_step;     // before this step hits is taken as known
-    uint32_t hits;          // pages found in the cache when it was last looked up
-    uint32_t preempt_count; // times that it lost its place
-    uint64_t deadline_ns;   // 0: none
-    bool expired;           // it has come: paused for good
-
-    /* sched_share.c */
-    uint32_t held_by; // waiting: until this running one has sealed pages below held_until; or SEQ_NONE
-    uint32_t held_until, holds;            // holds: how often it was
-    uint32_t held_previous, held_next;     // among those that the same one holds
-    uint32_t held_first;                   // running: those that it holds, or SEQ_NONE
-    uint32_t promised_first, promised_end; // running: pages that it will seal
-    uint64_t moved_step;                   // running, while it holds others: the last step that brought it on
-
+    bool paused;      // by sched_seq_pause only
+    bool removed;     // by its owner while in flight; released when the step ends
+    bool admitted;    // has been RUNNING once
     uint32_t *tokens; // owned, (token_cap): prompt, then output
     uint32_t token_count, prompt_count, token_cap;
     uint32_t computed; // positions whose keys and values are in pages; < token_count
@@ -88,6 +64,33 @@ struct seq {
     uint32_t rows_in_flight; // 0: not in the step in flight
     uint64_t served_step;    // the last one planned with rows of it
     uint32_t losses;         // steps with it that were lost, since one was answered
+
+    /* sched_share.c */
+    uint32_t held_by; // waiting: until this running one has sealed pages below held_until; or SEQ_NONE
+    uint32_t held_until, holds;            // holds: how often it was
+    uint32_t held_previous, held_next;     // among those that the same one holds
+    uint32_t held_first;                   // running: those that it holds, or SEQ_NONE
+    uint32_t promised_first, promised_end; // running: pages that it will seal
+    uint64_t moved_step;                   // running, while it holds others: the last step that brought it on
+
+    void *owner;
+    struct plan_seq params;
+    struct plan_bias *biases; // owned, (bias_count)
+    uint32_t bias_count, min_output, min_bias_count;
+    uint64_t admitted_ns; // the first time; valid when admitted
+
+    /* Its place in the order, of waiting and running ones alike: due_ns = arrival + priority * ageing. Waiting makes
+     * everybody more urgent at the same pace, so the order never changes, and there is nothing to update. */
+    int64_t due_ns;
+    uint64_t order;         // number of its submission: what counts when due_ns is the same
+    int32_t priority;       // -SCHED_PRIORITY_MAX .. SCHED_PRIORITY_MAX
+    uint32_t overtaken;     // times that another came in which is behind it in the order
+    uint64_t blocked_ns;    // since when it might have come in but for its pages; 0: it was not looked at
+    uint64_t look_step;     // before this step hits is taken as known
+    uint32_t hits;          // pages found in the cache when it was last looked up
+    uint32_t preempt_count; // times that it lost its place
+    uint64_t deadline_ns;   // 0: none
+    bool expired;           // it has come: paused for good
 };
 
 struct seq_list {
@@ -139,6 +142,22 @@ static inline uint64_t sched_seq_id(const struct sched *sched, uint32_t slot)
 
 /* The sequence of an id, or NULL when it is gone. */
 struct seq *sched_seq_find(const struct sched *sched, uint64_t seq_id);
+
+/* A step's time is that of cache misses, some dozen for each sequence, most of them on the way to the next: these ask for
+ * the lines ahead of their use. First the sequence, some steps of the loop later what it points to. */
+static inline void sched_seq_prefetch(const struct seq *seq)
+{
+    for (size_t at = 0; at < offsetof(struct seq, biases); at += CACHELINE_BYTES)
+        __builtin_prefetch((const uint8_t *)seq + at);
+}
+
+static inline void sched_seq_prefetch_arrays(const struct seq *seq)
+{
+    if (seq->state == SEQ_UNUSED) return;
+    __builtin_prefetch(seq->tokens + seq->computed);
+    __builtin_prefetch(seq->pages + seq->computed / PAGE_TOKENS);
+    __builtin_prefetch(seq->pages);
+}
 
 /* Moves a sequence between lists and states along SEQ_EDGES. */
 void sched_seq_move(struct sched *sched, uint32_t slot, enum seq_state to);
