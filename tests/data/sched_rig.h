@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* sched_rig - a scheduler with a pool of its own, a clock that stands still, and a worker that answers every plan at
- * once with made-up tokens. For tests of order and for bench/sched; what the tokens must be is tests/sim.s
- * matter. */
+ * once with made-up tokens. For tests of order and for bench/sched; what the tokens must be is the
+ * matter of tests/sim. */
 #ifndef KVASIR_TESTS_DATA_SCHED_RIG_H
 #define KVASIR_TESTS_DATA_SCHED_RIG_H
 
