@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "daemon/leaves.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -19,16 +20,26 @@ struct leaf {       // of every page
     float index;    // as last seen; valid in the heap
     uint32_t place; // in the heap or HEAP_NONE
     uint8_t uses;   // requests that used it, 0 before it is sealed
+    uint8_t tenant; // below tenant_count + 1
     bool waits;     // let go of and not taken since
+    bool is_idle;   // SEALED, and nobody holds it
+};
+static_assert(TENANTS_MAX < 256, "leaf.tenant");
+
+struct heap {        // of a tenant
+    uint32_t *pages; // owned, (page_count) in use: count
+    uint32_t count;
+    uint32_t visit; // place that is visited next
+    uint32_t sealed_count, idle_count;
 };
 
 struct leaves {
     struct pool *pool;   // borrowed
     struct reuse *reuse; // NULL: by last use alone
     struct leaf *leaf;   // (page_count)
-    uint32_t *heap;      // (page_count) in use: count
-    uint32_t count;
-    uint32_t visit; // place in the heap that is visited next
+    struct heap heaps[1 + TENANTS_MAX];
+    uint32_t tenant_count, share_pages;
+    uint32_t heap_visit; // heap that is visited next
 };
 
 /* ---- heap ---- */
@@ -47,72 +58,131 @@ static bool leaves_before(const struct leaves *leaves, uint32_t a, uint32_t b)
     return use_a != use_b ? use_a < use_b : a < b;
 }
 
-static void heap_put(struct leaves *leaves, uint32_t place, uint32_t page_idx)
+static void heap_put(struct leaves *leaves, struct heap *heap, uint32_t place, uint32_t page_idx)
 {
-    leaves->heap[place] = page_idx;
+    heap->pages[place] = page_idx;
     leaves->leaf[page_idx].place = place;
 }
 
-static void heap_sift(struct leaves *leaves, uint32_t place)
+static void heap_sift(struct leaves *leaves, struct heap *heap, uint32_t place)
 {
-    uint32_t page_idx = leaves->heap[place];
-    while (place > 0 && leaves_before(leaves, page_idx, leaves->heap[(place - 1) / 2])) {
-        heap_put(leaves, place, leaves->heap[(place - 1) / 2]);
-        place = (place - 1) / 2;
-    }
-    for (;;) {
-        uint32_t child = 2 * place + 1;
-        if (child >= leaves->count) break;
-        if (child + 1 < leaves->count && leaves_before(leaves, leaves->heap[child + 1], leaves->heap[child]))
+    uint32_t page_idx = heap->pages[place];
+    for (; place > 0 && leaves_before(leaves, page_idx, heap->pages[(place - 1) / 2]);
+         place = (place - 1) / 2)
+        heap_put(leaves, heap, place, heap->pages[(place - 1) / 2]);
+    for (uint32_t child; (child = 2 * place + 1) < heap->count; place = child) {
+        if (child + 1 < heap->count && leaves_before(leaves, heap->pages[child + 1], heap->pages[child]))
             child++;
-        if (!leaves_before(leaves, leaves->heap[child], page_idx)) break;
-        heap_put(leaves, place, leaves->heap[child]);
-        place = child;
+        if (!leaves_before(leaves, heap->pages[child], page_idx)) break;
+        heap_put(leaves, heap, place, heap->pages[child]);
     }
-    heap_put(leaves, place, page_idx);
+    heap_put(leaves, heap, place, page_idx);
+}
+
+static void heap_insert(struct leaves *leaves, uint32_t page_idx)
+{
+    struct leaf *leaf = &leaves->leaf[page_idx];
+    struct heap *heap = &leaves->heaps[leaf->tenant];
+    leaf->index = index_now(leaves, page_idx);
+    heap->pages[heap->count] = page_idx;
+    heap_sift(leaves, heap, heap->count++);
+}
+
+static void heap_remove(struct leaves *leaves, uint32_t page_idx)
+{
+    struct leaf *leaf = &leaves->leaf[page_idx];
+    struct heap *heap = &leaves->heaps[leaf->tenant];
+    uint32_t place = leaf->place, last = heap->pages[--heap->count];
+    leaf->place = HEAP_NONE;
+    if (place == heap->count) return;
+    heap->pages[place] = last;
+    heap_sift(leaves, heap, place);
 }
 
 void leaves_update(struct leaves *leaves, uint32_t page_idx)
 {
     const struct page_desc *desc = pool_desc(leaves->pool, page_idx);
     struct leaf *leaf = &leaves->leaf[page_idx];
-    bool is_leaf = desc->state == PAGE_SEALED && desc->refcount == 0 && desc->child_count == 0;
-    if (is_leaf == (leaf->place != HEAP_NONE)) return;
-    if (is_leaf) {
-        leaf->index = index_now(leaves, page_idx);
-        leaves->heap[leaves->count] = page_idx;
-        heap_sift(leaves, leaves->count++);
-        return;
-    }
-    uint32_t place = leaf->place, last = leaves->heap[--leaves->count];
-    leaf->place = HEAP_NONE;
-    if (place == leaves->count) return;
-    leaves->heap[place] = last;
-    heap_sift(leaves, place);
+    struct heap *heap = &leaves->heaps[leaf->tenant];
+    bool is_sealed = desc->state == PAGE_SEALED, is_idle = is_sealed && desc->refcount == 0;
+    bool is_leaf = is_idle && desc->child_count == 0;
+    if (is_idle != leaf->is_idle) heap->idle_count += is_idle ? 1u : UINT32_MAX;
+    leaf->is_idle = is_idle;
+    if (is_leaf != (leaf->place != HEAP_NONE)) (is_leaf ? heap_insert : heap_remove)(leaves, page_idx);
+    if (is_sealed || leaf->uses == 0) return;
+    heap->sealed_count--; // evicted
+    leaf->uses = leaf->tenant = 0;
 }
 
 /* Whether the index of the page at this place was another. */
-static bool leaf_visit(struct leaves *leaves, uint32_t place)
+static bool leaf_visit(struct leaves *leaves, struct heap *heap, uint32_t place)
 {
-    uint32_t page_idx = leaves->heap[place];
+    uint32_t page_idx = heap->pages[place];
     float index = index_now(leaves, page_idx);
     if (index == leaves->leaf[page_idx].index) return false;
     leaves->leaf[page_idx].index = index;
-    heap_sift(leaves, place);
+    heap_sift(leaves, heap, place);
     return true;
 }
 
-uint32_t leaves_first(struct leaves *leaves)
+static void top_settle(struct leaves *leaves, struct heap *heap)
 {
-    if (leaves->count == 0) return PAGE_NONE;
-    if (!leaves->reuse) return leaves->heap[0];
-    for (uint32_t i = 0; i < VISITS; i++) {
-        if (leaves->visit >= leaves->count) leaves->visit = 0;
-        (void)leaf_visit(leaves, leaves->visit++); // what moved here instead is visited in the next round
+    for (uint32_t i = 0; i < VISITS && heap->count > 0; i++)
+        if (!leaf_visit(leaves, heap, 0)) return;
+}
+
+static void leaves_visit(struct leaves *leaves)
+{
+    struct heap *heap;
+    uint32_t heaps = 0;
+    do { // the next that is not empty
+        leaves->heap_visit = leaves->heap_visit < leaves->tenant_count ? leaves->heap_visit + 1 : 0;
+        heap = &leaves->heaps[leaves->heap_visit];
+    } while (heap->count == 0 && heaps++ < leaves->tenant_count);
+    for (uint32_t i = 0; i < VISITS && heap->count > 0; i++) {
+        if (heap->visit >= heap->count) heap->visit = 0;
+        (void)leaf_visit(leaves, heap, heap->visit++); // what moved here instead is visited in the next round
     }
-    for (uint32_t i = 0; i < VISITS && leaf_visit(leaves, 0); i++) {
+    for (uint32_t t = 0; t <= leaves->tenant_count; t++) top_settle(leaves, &leaves->heaps[t]);
+}
+
+/* Pages that a tenant has to lose to others. */
+static uint32_t surplus(const struct leaves *leaves, uint32_t tenant)
+{
+    uint32_t sealed = leaves->heaps[tenant].sealed_count, share = tenant ? leaves->share_pages : 0;
+    return sealed > share ? sealed - share : 0;
+}
+
+static uint32_t first(struct leaves *leaves, uint32_t tenant, bool of_all)
+{
+    uint32_t best = PAGE_NONE;
+    if (leaves->reuse) leaves_visit(leaves);
+    for (uint32_t t = 0; t <= leaves->tenant_count; t++) {
+        const struct heap *heap = &leaves->heaps[t];
+        if (heap->count == 0 || !(of_all || t == tenant || surplus(leaves, t) > 0)) continue;
+        if (best == PAGE_NONE || leaves_before(leaves, heap->pages[0], best)) best = heap->pages[0];
     }
-    return leaves->heap[0];
+    return best;
+}
+
+uint32_t leaves_first(struct leaves *leaves, uint32_t tenant)
+{
+    return first(leaves, tenant <= leaves->tenant_count ? tenant : 0, false);
+}
+
+uint32_t leaves_first_of_all(struct leaves *leaves)
+{
+    return first(leaves, 0, true);
+}
+
+uint32_t leaves_kept_from(const struct leaves *leaves, uint32_t tenant)
+{
+    uint32_t kept = 0;
+    for (uint32_t t = 1; t <= leaves->tenant_count; t++) {
+        uint32_t idle = leaves->heaps[t].idle_count, lost = surplus(leaves, t);
+        if (t != tenant && idle > lost) kept += idle - lost;
+    }
+    return kept;
 }
 
 /* ---- what happens to pages ---- */
@@ -135,6 +205,7 @@ void leaves_sealed(struct leaves *leaves, uint32_t page_idx)
 {
     uint32_t uses = leaves->reuse ? reuse_wanted(leaves->reuse, pool_desc(leaves->pool, page_idx)->key) : 0;
     uses_set(&leaves->leaf[page_idx], uses + 1);
+    leaves->heaps[0].sealed_count++;
 }
 
 void leaves_taken(struct leaves *leaves, uint32_t page_idx)
@@ -148,6 +219,23 @@ void leaves_taken(struct leaves *leaves, uint32_t page_idx)
 void leaves_let_go(struct leaves *leaves, uint32_t page_idx)
 {
     wait_begin(leaves, page_idx);
+}
+
+void leaves_give(struct leaves *leaves, uint32_t page_idx, uint32_t tenant)
+{
+    struct leaf *leaf = &leaves->leaf[page_idx];
+    CHECK(leaf->uses > 0);
+    if (tenant > leaves->tenant_count) tenant = 0;
+    if (leaf->tenant == tenant) return;
+    bool is_leaf = leaf->place != HEAP_NONE;
+    if (is_leaf) heap_remove(leaves, page_idx);
+    struct heap *from = &leaves->heaps[leaf->tenant], *to = &leaves->heaps[tenant];
+    from->sealed_count--;
+    to->sealed_count++;
+    from->idle_count -= leaf->is_idle;
+    to->idle_count += leaf->is_idle;
+    leaf->tenant = (uint8_t)tenant;
+    if (is_leaf) heap_insert(leaves, page_idx);
 }
 
 /* ---- making and freeing ---- */
@@ -178,6 +266,7 @@ static int pages_adopt(struct leaves *leaves)
     qsort(pages, count, sizeof *pages, adopted_compare);
     for (uint32_t i = 0; i < count; i++) {
         uses_set(&leaves->leaf[pages[i].page_idx], 1);
+        leaves->heaps[0].sealed_count++;
         wait_begin(leaves, pages[i].page_idx);
         leaves_update(leaves, pages[i].page_idx);
     }
@@ -192,9 +281,9 @@ int leaves_new(struct pool *pool, enum leaves_order order, struct leaves **ret_l
     if (!leaves) return -ENOMEM;
     leaves->pool = pool;
     leaves->leaf = calloc(pages, sizeof *leaves->leaf);
-    leaves->heap = malloc(pages * sizeof *leaves->heap);
+    leaves->heaps[0].pages = malloc(pages * sizeof *leaves->heaps[0].pages);
     int r = order == LEAVES_BY_REUSE ? reuse_new(pages, &leaves->reuse) : 0;
-    if (!leaves->leaf || !leaves->heap) r = -ENOMEM;
+    if (!leaves->leaf || !leaves->heaps[0].pages) r = -ENOMEM;
     if (r == 0) {
         for (uint32_t i = 0; i < pages; i++) leaves->leaf[i].place = HEAP_NONE;
         r = pages_adopt(leaves);
@@ -212,29 +301,59 @@ void leaves_free(struct leaves *leaves)
     if (!leaves) return;
     reuse_free(leaves->reuse);
     free(leaves->leaf);
-    free(leaves->heap);
+    for (uint32_t t = 0; t <= TENANTS_MAX; t++) free(leaves->heaps[t].pages);
     free(leaves);
+}
+
+int leaves_share(struct leaves *leaves, uint32_t tenant_count, uint32_t share_pages)
+{
+    uint32_t pages = pool_geometry(leaves->pool)->page_count;
+    CHECK(leaves->tenant_count == 0);
+    if (tenant_count > TENANTS_MAX || (uint64_t)tenant_count * share_pages > pages) return ERR_LIMIT;
+    for (uint32_t t = 1; t <= tenant_count; t++) {
+        leaves->heaps[t].pages = malloc(pages * sizeof *leaves->heaps[t].pages);
+        if (!leaves->heaps[t].pages) return -ENOMEM;
+    }
+    leaves->tenant_count = tenant_count;
+    leaves->share_pages = share_pages;
+    return 0;
+}
+
+static int heap_check(const struct leaves *leaves, uint32_t tenant, struct err *err)
+{
+    const struct heap *heap = &leaves->heaps[tenant];
+    uint32_t sealed = 0, idle = 0, count = 0;
+    for (uint32_t i = 0; i < pool_geometry(leaves->pool)->page_count; i++) {
+        const struct page_desc *desc = pool_desc(leaves->pool, i);
+        if (leaves->leaf[i].tenant != tenant || desc->state != PAGE_SEALED) continue;
+        sealed++;
+        idle += desc->refcount == 0;
+        count += desc->refcount == 0 && desc->child_count == 0;
+    }
+    if (count != heap->count || sealed != heap->sealed_count || idle != heap->idle_count)
+        return ERR(err, ERR_FORMAT, "leaves: of tenant %u: %u leaves, %u sealed, %u idle; are %u, %u, %u",
+                   tenant, heap->count, heap->sealed_count, heap->idle_count, count, sealed, idle);
+    for (uint32_t i = 1; i < heap->count; i++)
+        if (leaves_before(leaves, heap->pages[i], heap->pages[(i - 1) / 2]))
+            return ERR(err, ERR_FORMAT, "leaves: heap order of tenant %u at %u", tenant, i);
+    return 0;
 }
 
 int leaves_check(const struct leaves *leaves, struct err *err)
 {
-    uint32_t count = 0;
+    int r = 0;
     for (uint32_t i = 0; i < pool_geometry(leaves->pool)->page_count; i++) {
         const struct page_desc *desc = pool_desc(leaves->pool, i);
-        uint32_t place = leaves->leaf[i].place;
-        bool is_leaf = desc->state == PAGE_SEALED && desc->refcount == 0 && desc->child_count == 0;
-        count += is_leaf;
-        if (is_leaf != (place != HEAP_NONE))
-            return ERR(err, ERR_FORMAT, "leaves: page %u is%s in the heap", i, is_leaf ? " not" : "");
-        if (is_leaf && (place >= leaves->count || leaves->heap[place] != i))
+        const struct leaf *leaf = &leaves->leaf[i];
+        const struct heap *heap = &leaves->heaps[leaf->tenant];
+        bool is_sealed = desc->state == PAGE_SEALED;
+        bool is_leaf = is_sealed && desc->refcount == 0 && desc->child_count == 0;
+        if (is_leaf != (leaf->place != HEAP_NONE))
+            return ERR(err, ERR_FORMAT, "leaves: page %u is%s in a heap", i, is_leaf ? " not" : "");
+        if (is_leaf && (leaf->place >= heap->count || heap->pages[leaf->place] != i))
             return ERR(err, ERR_FORMAT, "leaves: heap place of page %u", i);
-        if (desc->state == PAGE_SEALED && leaves->leaf[i].uses == 0)
-            return ERR(err, ERR_FORMAT, "leaves: page %u was used by nobody", i);
+        if (is_sealed != (leaf->uses > 0)) return ERR(err, ERR_FORMAT, "leaves: uses of page %u", i);
     }
-    if (count != leaves->count)
-        return ERR(err, ERR_FORMAT, "leaves: heap holds %u of %u leaves", leaves->count, count);
-    for (uint32_t i = 1; i < leaves->count; i++)
-        if (leaves_before(leaves, leaves->heap[i], leaves->heap[(i - 1) / 2]))
-            return ERR(err, ERR_FORMAT, "leaves: heap order at %u", i);
-    return 0;
+    for (uint32_t t = 0; r == 0 && t <= leaves->tenant_count; t++) r = heap_check(leaves, t, err);
+    return r;
 }

@@ -166,19 +166,43 @@ static uint32_t leaf_remove(struct prefix *prefix, uint32_t page_idx)
     return parent;
 }
 
-int prefix_evict(struct prefix *prefix)
+static int page_evict(struct prefix *prefix, uint32_t page_idx)
 {
-    uint32_t page_idx = leaves_first(prefix->leaves);
     if (page_idx == PAGE_NONE) return -ENOSPC;
     (void)leaf_remove(prefix, page_idx); // its parent may be next, in its turn
     prefix->evictions++;
     return 0;
 }
 
+int prefix_evict(struct prefix *prefix)
+{
+    return page_evict(prefix, leaves_first_of_all(prefix->leaves));
+}
+
+int prefix_evict_for(struct prefix *prefix, uint32_t tenant)
+{
+    return page_evict(prefix, leaves_first(prefix->leaves, tenant));
+}
+
+int prefix_share(struct prefix *prefix, uint32_t tenant_count, uint32_t share_pages)
+{
+    return leaves_share(prefix->leaves, tenant_count, share_pages);
+}
+
+void prefix_give(struct prefix *prefix, uint32_t page_idx, uint32_t tenant)
+{
+    leaves_give(prefix->leaves, page_idx, tenant);
+}
+
+uint32_t prefix_idle_count_for(const struct prefix *prefix, uint32_t tenant)
+{
+    return prefix->idle_count - leaves_kept_from(prefix->leaves, tenant);
+}
+
 uint32_t prefix_clear(struct prefix *prefix)
 {
     uint32_t count = 0;
-    for (uint32_t at; (at = leaves_first(prefix->leaves)) != PAGE_NONE; count++)
+    for (uint32_t at; (at = leaves_first_of_all(prefix->leaves)) != PAGE_NONE; count++)
         (void)leaf_remove(prefix, at); // parents follow
     return count;
 }

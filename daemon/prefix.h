@@ -42,6 +42,8 @@ void prefix_release(struct prefix *prefix, uint32_t page_idx, uint64_t now_ns); 
 
 /* Makes one page free: the first of the leaves. -ENOSPC when every sealed page is held. */
 int prefix_evict(struct prefix *prefix);
+/* The same for a tenant, by the shares of leaves.h: -ENOSPC also when only pages are left that others are to keep. */
+int prefix_evict_for(struct prefix *prefix, uint32_t tenant);
 /* For pages that turned out to be bad. marks: (page_count), 1 for each of them; afterwards also for every page that
  * descends from one. */
 void prefix_mark_descendants(const struct prefix *prefix, uint8_t *marks);
@@ -50,6 +52,11 @@ void prefix_mark_descendants(const struct prefix *prefix, uint8_t *marks);
 uint32_t prefix_drop_marked(struct prefix *prefix, const uint8_t *marks);
 uint32_t prefix_clear(
     struct prefix *prefix); // frees every page that nobody holds; none counts as evicted. -> how many
+/* See leaves_share; before any page is sealed or held. */
+int prefix_share(struct prefix *prefix, uint32_t tenant_count, uint32_t share_pages);
+void prefix_give(struct prefix *prefix, uint32_t page_idx, uint32_t tenant); // the page is this tenant's from now on
+/* Pages that prefix_evict_for can free, all together. */
+uint32_t prefix_idle_count_for(const struct prefix *prefix, uint32_t tenant);
 /* Pages that eviction can free, all together: SEALED with refcount 0. */
 uint32_t prefix_idle_count(const struct prefix *prefix);
 uint64_t prefix_evictions(const struct prefix *prefix); // since prefix_new
