@@ -363,15 +363,19 @@ static bool equal_in_constant_time(const char *a, size_t a_len, const char *b)
     return difference == 0;
 }
 
-static bool key_is_right(const struct api *api, const struct http_request *request)
+/* *ret_tenant: whose key it is, from 1; 0 where there are no keys. */
+static bool key_is_right(const struct api *api, const struct http_request *request, uint32_t *ret_tenant)
 {
+    *ret_tenant = 0;
     if (api->conf.key_count == 0) return true;
     const char *value = http_request_header(request, "Authorization");
     if (!value || strncasecmp(value, "Bearer ", 7) != 0) return false;
-    bool right = false;
-    for (size_t i = 0; i < api->conf.key_count; i++)
-        right |= equal_in_constant_time(value + 7, strlen(value + 7), api->conf.keys[i]);
-    return right;
+    uint32_t tenant = 0; // no branch on which key it was
+    for (uint32_t i = 0; i < api->conf.key_count; i++)
+        tenant += (tenant == 0) * (i + 1) *
+                  equal_in_constant_time(value + 7, strlen(value + 7), api->conf.keys[i]);
+    *ret_tenant = tenant;
+    return tenant != 0;
 }
 
 void api_on_request(struct conn *conn, const struct http_request *request, void *user)
@@ -382,7 +386,7 @@ void api_on_request(struct conn *conn, const struct http_request *request, void 
     const struct route *found = NULL;
     for (size_t i = 0; i < COUNT_OF(routes) && !found; i++)
         if (route_matches(&routes[i], request->path)) found = &routes[i];
-    if ((!found || !found->is_open) && !key_is_right(api, request)) {
+    if ((!found || !found->is_open) && !key_is_right(api, request, &api->tenant)) {
         api_refuse(conn, 401, NULL, "a valid API key is needed: Authorization: Bearer KEY");
     } else if (!found) {
         api_refuse(conn, 404, NULL, "no such route");

@@ -21,8 +21,8 @@ struct api_conf {
     struct metrics *metrics;
     struct prompt_source source;
     const char *model_name;
-    char *const *keys; // (key_count) API keys; none: open
-    size_t key_count;
+    char *const *keys;  // (key_count) API keys; none: open
+    size_t key_count;   // a tenant each, numbered from 1
     uint64_t seed;      // of requests that bring none
     uint32_t timeout_s; // longest of a request; 0: none
 };
@@ -33,6 +33,7 @@ struct api {
     int64_t started_s;
     uint8_t id_secret[16]; // random: ids of this life
     uint64_t request_count, http_requests;
+    uint32_t tenant;          // of the HTTP request that is being handled; 0: no keys
     size_t preparing_bytes;   // memory of requests whose prompts are being made
     struct request *requests; // all live ones
     struct request *held;     // those with unsent events of their streams

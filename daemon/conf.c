@@ -13,6 +13,7 @@
 #include "common/base/check.h"
 #include "daemon/conf_file.h"
 #include "daemon/conf_option.h"
+#include "daemon/leaves.h"
 
 #ifndef LIBEXECDIR
 #define LIBEXECDIR "/usr/local/libexec/kvasir"
@@ -258,6 +259,12 @@ static int verify(const struct conf *conf, struct err *err)
         return ERR(err, ERR_CONFIG,
                    "max-num-batched-tokens %u is below max-num-seqs %u: each needs a token a step",
                    conf->max_num_batched_tokens, conf->max_num_seqs);
+    }
+    if (conf->cache_tenant_share * (uint64_t)conf->api_keys.count > 100 ||
+        (conf->cache_tenant_share > 0 && conf->api_keys.count > TENANTS_MAX)) {
+        return ERR(err, ERR_CONFIG,
+                   "cache-tenant-share: %u %% for each of %zu API keys is more than there is",
+                   conf->cache_tenant_share, conf->api_keys.count);
     }
     if (!conf_host_is_loopback(conf->host) && conf->api_keys.count == 0) {
         return ERR(err, ERR_CONFIG,

@@ -88,6 +88,9 @@
       "after a reboot. It holds what users sent; only this user may read it. Empty: none.") \
     X(SIZE, cache_file_bytes, "cache-file-bytes", "cache", "8G", 1 << 16, UINT64_C(1) << 46, "SIZE", \
       "Size of that file, taken whole. Another size than before empties it.") \
+    X(COUNT, cache_tenant_share, "cache-tenant-share", "cache", "0", 0, 100, "PERCENT", \
+      "Part of the cache that each API key keeps: while it has no more than that, requests with other keys do not " \
+      "displace its pages. 0: none. At most 100 for all keys together. Keys never share cached pages.") \
     \
     X(TEXT, instance, "instance", "process", "default", 0, 0, "NAME", \
       "Names this daemon's shared memory, so that several can run on one machine: 1 to 32 of a-z 0-9 _ -.") \

@@ -356,6 +356,8 @@ static int parts_make(struct engine *engine, struct err *err)
 {
     const struct engine_conf *conf = &engine->conf;
     int r = prefix_new(engine->pool, &engine->prefix);
+    uint32_t share = (uint32_t)((uint64_t)engine->geometry.page_count * conf->tenant_share_percent / 100);
+    if (r == 0 && share > 0) r = prefix_share(engine->prefix, conf->tenant_count, share);
     if (r == 0) r = sched_new(&conf->sched, engine->pool, engine->prefix, &engine->sched);
     if (r < 0) return ERR(err, r, "out of memory");
     if (conf->cache_file[0]) r = offload_make(engine, err);

@@ -51,6 +51,7 @@ struct engine_conf {
         cache_bytes; // of pages; 0: enough for seqs_max / 16 sequences of full length, at most a quarter of memory
     const char *cache_file;    // pages are also kept there; "": nowhere. Borrowed until engine_new returns
     uint64_t cache_file_bytes; // its size
+    uint32_t tenant_count, tenant_share_percent; // each tenant's minimum of the pages; 0: none has
     enum kv_type kv_type;
     struct sched_conf sched; // epoch is set here
     struct model_facts facts;

@@ -94,6 +94,7 @@ static int sequence_submit(struct generation *generation, const struct generatio
         .arrival_ns = params->arrival_ns,
         .deadline_ns = params->deadline_ns,
         .root_key = params->salt,
+        .tenant = params->tenant,
         .owner = generation,
     };
     int r = biases_build(generation, params, &biases, &request);

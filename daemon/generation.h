@@ -70,6 +70,7 @@ struct generation_params {
     uint64_t arrival_ns;  // of the request
     uint64_t deadline_ns; // 0: none
     struct hash128 salt;  // keeps its cached prefixes apart from others'; zero: shared
+    uint32_t tenant;      // whose share of the cache they count in; 0: nobody's
 };
 
 struct generation; // opaque

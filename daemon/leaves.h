@@ -18,7 +18,7 @@
 
 struct leaves; // owns heaps and what was learnt, borrows the pool
 
-enum { TENANTS_MAX = 64 }; // with a share; all others are tenant 0 together, which has none
+enum { TENANTS_MAX = 64 }; // with a share of the cache
 
 enum leaves_order {
     LEAVES_BY_REUSE,
@@ -34,7 +34,7 @@ void leaves_sealed(struct leaves *leaves, uint32_t page_idx);
 void leaves_taken(struct leaves *leaves, uint32_t page_idx);
 void leaves_let_go(struct leaves *leaves, uint32_t page_idx);
 
-/* Tenants 1..tenant_count have a share of share_pages each; both 0 at first. Before any page is let go of. -ENOMEM,
+/* Tenants 1..tenant_count have a share of share_pages each, all others are tenant 0 together, which has none. Before any page is let go of. -ENOMEM,
  * ERR_LIMIT: more than TENANTS_MAX or than the pool has. */
 int leaves_share(struct leaves *leaves, uint32_t tenant_count, uint32_t share_pages);
 /* The SEALED page belongs to this tenant from now on; one without a share: 0. */

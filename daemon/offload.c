@@ -270,7 +270,7 @@ bool offload_fetch(struct offload *offload, uint64_t seq_id, struct hash128 root
 static bool page_grant(struct offload *offload, uint32_t *ret_page_idx)
 {
     while (pool_grant(offload->conf.pool, clock_mono_ns(), ret_page_idx) < 0)
-        if (prefix_evict(offload->conf.prefix) < 0) return false;
+        if (prefix_evict_for(offload->conf.prefix, 0) < 0) return false; // no page of a share
     return true;
 }
 

@@ -54,7 +54,8 @@ uint32_t prefix_clear(
     struct prefix *prefix); // frees every page that nobody holds; none counts as evicted. -> how many
 /* See leaves_share; before any page is sealed or held. */
 int prefix_share(struct prefix *prefix, uint32_t tenant_count, uint32_t share_pages);
-void prefix_give(struct prefix *prefix, uint32_t page_idx, uint32_t tenant); // the page is this tenant's from now on
+void prefix_give(struct prefix *prefix, uint32_t page_idx,
+                 uint32_t tenant); // the page is this tenant's from now on
 /* Pages that prefix_evict_for can free, all together. */
 uint32_t prefix_idle_count_for(const struct prefix *prefix, uint32_t tenant);
 /* Pages that eviction can free, all together: SEALED with refcount 0. */

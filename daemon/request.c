@@ -32,6 +32,7 @@ struct request {
     int prompt_status; // of prompt_build
     uv_work_t work;
     bool working;           // the pool thread has it
+    uint32_t tenant;        // of the key that it carries
     struct choice *choices; // (choice_count), prompt by prompt
     uint32_t choice_count, started_count, finished_count;
     size_t preparing_bytes; // its part of the api's, while working
@@ -376,6 +377,18 @@ static uint64_t choice_seed(const struct request *request, const struct choice *
     return hash64(parts, sizeof parts);
 }
 
+/* Keys never share cached pages: whether another's prompt is in the cache must not show in the time that one's own
+ * takes. */
+static struct hash128 salt_of(const struct request *request)
+{
+    const char *text = request->params.cache_salt;
+    struct hash128 salt = {0, 0};
+    if (request->tenant == 0) return text ? hash128(text, strlen(text)) : salt;
+    const char *key = request->api->conf.keys[request->tenant - 1];
+    salt = hash128(key, strlen(key));
+    return text ? hash128_chain(salt, text, strlen(text)) : salt;
+}
+
 static int choice_start(struct request *request, struct choice *choice)
 {
     const struct params *params = &request->params;
@@ -407,7 +420,8 @@ static int choice_start(struct request *request, struct choice *choice)
     generation.sampling.seed = choice_seed(request, choice);
     if (params->prompt_logprobs > (int32_t)generation.sampling.logprobs)
         generation.sampling.logprobs = (uint32_t)params->prompt_logprobs;
-    if (params->cache_salt) generation.salt = hash128(params->cache_salt, strlen(params->cache_salt));
+    generation.tenant = request->tenant;
+    generation.salt = salt_of(request);
     int r = generation_start(request->api->conf.engine, request->source.tokenizer, &generation,
                              choice_updated, choice, &choice->generation);
     if (r < 0) return r;
@@ -546,6 +560,7 @@ void request_start(struct api *api, struct conn *conn, struct params *params, en
         .goal = goal,
         .params = *params,
         .source = api->conf.source,
+        .tenant = api->tenant,
         .number = api->request_count++,
         .created_s = (int64_t)(clock_wall_ns() / NS_PER_S),
         .arrival_ns = clock_mono_ns(),

@@ -252,6 +252,7 @@ static int seq_fill(struct seq *seq, const struct sched_request *request)
         .token_cap = tokens_max,
         .page_cap = sched_pages_for(tokens_max),
         .root_key = request->root_key,
+        .tenant = request->tenant,
         .priority = priority_clamp(request->priority),
         .deadline_ns = request->deadline_ns,
         .held_by = SEQ_NONE,

@@ -35,7 +35,7 @@
  *   I3: a waiting sequence holds no page.
  *   I4: running is sorted by (due, number of submission).
  *
- * Later: tenants' shares, draft tokens, several groups (a sched a group, one pool). */
+ * Later: draft tokens, several groups (a sched a group, one pool). */
 #ifndef KVASIR_DAEMON_SCHED_H
 #define KVASIR_DAEMON_SCHED_H
 
@@ -70,6 +70,7 @@ struct sched_request {
     uint32_t prompt_count;
     uint32_t output_max; // room for output tokens; prompt_count + output_max <= model_len_max
     struct hash128 root_key;
+    uint32_t tenant;        // whose share of the cache its pages count in; 0: nobody's
     struct plan_seq params; // seed, sampling parameters, logprobs; the rest is ignored
     const struct plan_bias *biases;
     uint32_t bias_count;

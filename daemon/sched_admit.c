@@ -42,7 +42,11 @@ static uint32_t prefix_match(const struct sched *sched, struct seq *seq, uint32_
 /* Holds the pages that prefix_match just found. */
 static void prefix_take(struct sched *sched, struct seq *seq, uint32_t count, uint64_t now_ns)
 {
-    for (uint32_t i = 0; i < count; i++) prefix_hold(sched->prefix, seq->pages[i].page_idx, now_ns);
+    for (uint32_t i = 0; i < count; i++) {
+        prefix_hold(sched->prefix, seq->pages[i].page_idx, now_ns);
+        prefix_give(sched->prefix, seq->pages[i].page_idx,
+                    seq->tenant); // adopted ones are nobody's until now
+    }
     seq->page_count = count;
     seq->computed = count * PAGE_TOKENS;
 }
@@ -65,9 +69,12 @@ static void tail_take(struct step *step, uint32_t slot, uint64_t spare)
     seq->computed += count;
 }
 
-static uint64_t pages_available(const struct sched *sched)
+/* Without what others' shares keep from it, unless it is alone: nobody is to wait for ever. */
+static uint64_t pages_available(const struct sched *sched, const struct seq *seq)
 {
-    return pool_free_count(sched->pool) + (uint64_t)prefix_idle_count(sched->prefix);
+    uint64_t idle = sched->running.count > 0 ? prefix_idle_count_for(sched->prefix, seq->tenant)
+                                             : prefix_idle_count(sched->prefix);
+    return pool_free_count(sched->pool) + idle;
 }
 
 enum look { LOOK_FITS, LOOK_SHORT, LOOK_HELD };
@@ -79,7 +86,7 @@ static enum look pages_look(struct step *step, uint32_t slot, uint64_t *ret_spar
 {
     struct sched *sched = step->sched;
     struct seq *seq = &sched->seqs[slot];
-    uint64_t pages = sched_pages_for(seq->token_count), have = pages_available(sched);
+    uint64_t pages = sched_pages_for(seq->token_count), have = pages_available(sched, seq);
     if (sched->step < seq->look_step && pages - seq->hits + sched->pages_owed > have) return LOOK_SHORT;
     uint32_t idle_hits;
     seq->hits = prefix_match(sched, seq, &idle_hits);
@@ -121,7 +128,7 @@ static void unmark_pages(struct sched *sched, const struct seq *seq, uint32_t pa
 /* Counts how many running ones, the last first, have to go so that seq fits; 0: all that may go are not enough. */
 static uint32_t way_count(struct sched *sched, const struct seq *seq)
 {
-    uint64_t have = pages_available(sched);
+    uint64_t have = pages_available(sched, seq);
     uint64_t need = sched_pages_for(seq->token_count) - seq->hits + sched->pages_owed;
     uint32_t count = 0, slot;
     bool enough = false;

@@ -84,6 +84,7 @@ static void page_seal(struct answer *answer, struct seq *seq, uint32_t page)
     }
     for (uint32_t rank = 0; rank < rank_count; rank++) sums[rank] = seals[rank].checksum;
     prefix_seal(sched->prefix, page_idx, key, parent, sums);
+    prefix_give(sched->prefix, page_idx, seq->tenant);
 }
 
 /* The copied tokens of the page that a cached prefix ended in. */

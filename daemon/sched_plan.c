@@ -70,9 +70,12 @@ int sched_page_add(struct step *step, uint32_t slot)
             sched_seq_owe(sched, seq);
             return 0;
         }
-        if (prefix_evict(sched->prefix) == 0) continue;
+        if (prefix_evict_for(sched->prefix, seq->tenant) == 0) continue;
+        /* What is left is others' by their shares. Those that came in in this step were counted against all pages. */
+        if (step->admitted_count > 0 && prefix_evict(sched->prefix) == 0) continue;
         uint32_t victim = victim_for(step, slot);
         if (victim == SEQ_NONE) {
+            if (prefix_evict(sched->prefix) == 0) continue; // somebody has to get on
             if (seq->tail_page == PAGE_NONE) return -ENOSPC;
             tail_forget(step, seq);
             continue;

@@ -54,6 +54,7 @@ struct seq {
     uint64_t checked_era;    // checks_era
     uint32_t page_count, page_cap;
     uint32_t owed; // when running: pages that its tokens and one more want beyond those that it has
+    uint32_t tenant;
     struct hash128 root_key;
     struct hash128 *keys; // owned, (page_cap): of its first key_count pages, see sched_seq_key
     uint32_t key_count;

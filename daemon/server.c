@@ -287,6 +287,8 @@ static int engine_make(struct server *server, struct err *err)
         .cache_bytes = conf->kv_cache_memory_bytes,
         .cache_file = conf->cache_file,
         .cache_file_bytes = conf->cache_file_bytes,
+        .tenant_count = (uint32_t)conf->api_keys.count,
+        .tenant_share_percent = conf->cache_tenant_share,
         .kv_type = kv_type_of(conf->kv_cache_dtype),
         .sched = {.seqs_max = conf->max_num_seqs,
                   .tokens_max = conf->max_num_batched_tokens,

@@ -39,6 +39,7 @@ static void worker_start(struct sim *sim)
 static void open_sched(struct sim *sim)
 {
     LAW(prefix_new(sim->pool, &sim->prefix) == 0);
+    LAW(prefix_share(sim->prefix, 1, sim->page_count / 3) == 0);
     LAW(sched_new(&sim->conf, sim->pool, sim->prefix, &sim->sched) == 0);
 }
 

@@ -57,6 +57,7 @@ static void client_queue(struct sim *sim, struct sim_client *client)
         .prompt_count = client->prompt_count,
         .output_max = client->output_max,
         .root_key = {client->salt, 0},
+        .tenant = (uint32_t)client->salt, // 1 has a share
         .params = {.seed = client->seed, .temperature = 1, .top_p = 1, .repetition_penalty = 1},
         .biases = biases,
         .bias_count = client->bias_count,

@@ -225,6 +225,10 @@ static void test_conf_choices_name_their_words(void **state)
     assert_error(LOAD("m", "--log-level", "loud"), ERR_USAGE,
                  "--log-level: 'loud' is not one of error|warn|info|debug");
     assert_error(LOAD("m", "--log-level", ""), ERR_USAGE, "is not one of");
+    assert_int_equal(LOAD("m", "--api-key=a,b,c", "--cache-tenant-share=33"), CONF_SERVE);
+    assert_int_equal(conf.cache_tenant_share, 33);
+    assert_error(LOAD("m", "--api-key=a,b,c", "--cache-tenant-share=34"), ERR_CONFIG,
+                 "cache-tenant-share: 34 % for each of 3 API keys is more than there is");
     assert_int_equal(LOAD("m", "--log-level=error", "--kv-cache-dtype=f16"), CONF_SERVE);
     assert_int_equal(conf.log_level, LOG_LEVEL_ERROR);
     assert_int_equal(conf.kv_cache_dtype, CONF_KV_F16);

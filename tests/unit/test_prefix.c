@@ -248,6 +248,61 @@ static void test_prefix_keeps_what_comes_back_from_a_flood_of_what_does_not(void
     world_done(&world);
 }
 
+/* A page of a tenant, computed and let go of; what it takes is evicted for that tenant. */
+static int use_for(struct world *world, uint32_t tenant, uint32_t value)
+{
+    if (pool_free_count(world->pool) == 0) {
+        int r = prefix_evict_for(world->prefix, tenant);
+        if (r < 0) return r;
+    }
+    uint32_t page_idx = seal(world, PAGE_NONE, value);
+    prefix_give(world->prefix, page_idx, tenant);
+    release(world, page_idx);
+    return 0;
+}
+
+static void test_prefix_keeps_the_shares_of_tenants_from_a_flood(void **state)
+{
+    (void)state;
+    struct world world;
+    world_open(&world, 32);
+    assert_int_equal(prefix_share(world.prefix, 3, 8), 0);
+    for (uint32_t i = 0; i < 6; i++) assert_int_equal(use_for(&world, 1, 100 * i), 0);
+    for (uint32_t i = 0; i < 12; i++) assert_int_equal(use_for(&world, 2, 100000 + 100 * i), 0); // 4 too many
+    for (uint32_t i = 0; i < 500; i++) {
+        assert_int_equal(use_for(&world, i % 2 ? 3 : 0, 1000000 + 100 * i), 0); // tenant 0 has no share
+        audit(&world);
+    }
+    uint32_t left = 0;
+    for (uint32_t i = 0; i < 6; i++) assert_int_not_equal(find(&world, PAGE_NONE, 100 * i), PAGE_NONE);
+    for (uint32_t i = 0; i < 12; i++) left += find(&world, PAGE_NONE, 100000 + 100 * i) != PAGE_NONE;
+    assert_int_equal(left, 8);
+    assert_int_equal(prefix_idle_count_for(world.prefix, 3), 32 - 6 - 8);
+    assert_int_equal(prefix_idle_count_for(world.prefix, 1), 32 - 8 - 8);
+    assert_int_equal(prefix_idle_count(world.prefix), 32);
+    world_done(&world);
+}
+
+static void test_prefix_gives_up_shares_only_when_told_to(void **state)
+{
+    (void)state;
+    struct world world;
+    world_open(&world, 8);
+    assert_int_equal(prefix_share(world.prefix, 9, 1), ERR_LIMIT);
+    assert_int_equal(prefix_share(world.prefix, 2, 4), 0);
+    for (uint32_t i = 0; i < 4; i++) assert_int_equal(use_for(&world, 1, 100 * i), 0);
+    uint32_t held[4];
+    for (uint32_t i = 0; i < 4; i++) held[i] = seal(&world, PAGE_NONE, 100000 + 100 * i); // all of the rest
+    assert_int_equal(prefix_evict_for(world.prefix, 2), -ENOSPC);
+    assert_int_equal(prefix_idle_count_for(world.prefix, 2), 0);
+    assert_int_equal(prefix_evict_for(world.prefix, 1), 0); // its own
+    assert_int_equal(prefix_evict(world.prefix), 0);
+    for (uint32_t i = 0; i < 4; i++) release(&world, held[i]); // given to nobody: no share
+    assert_int_equal(prefix_idle_count_for(world.prefix, 2), 4);
+    audit(&world);
+    world_done(&world);
+}
+
 static void test_prefix_holds_count(void **state)
 {
     (void)state;
@@ -474,6 +529,8 @@ static void model_step(struct model *model, struct rng *rng)
         break;
     default:
         if (rng_below(rng, 3) == 0) model_evict(model);
+        else if (page_idx != PAGE_NONE)
+            prefix_give(model->world.prefix, page_idx, (uint32_t)rng_below(rng, 4));
         break;
     }
 }
@@ -505,6 +562,7 @@ static void test_prefix_agrees_with_a_list(void **state)
                               .order = round & 1 ? LEAVES_BY_REUSE : LEAVES_BY_LAST_USE};
         print_message("seed %llu: %u pages\n", (unsigned long long)(seed + round), model.page_count);
         world_open_ordered(&model.world, model.page_count, model.order);
+        assert_int_equal(prefix_share(model.world.prefix, 3, model.page_count / 3), 0);
         for (int step = 0; step < 1000; step++) {
             model_step(&model, &rng);
             model_compare(&model);
@@ -577,6 +635,8 @@ int main(void)
         cmocka_unit_test(test_prefix_deletes_in_runs_that_wrap),
         cmocka_unit_test(test_prefix_evicts_the_leaf_used_longest_ago),
         cmocka_unit_test(test_prefix_keeps_what_comes_back_from_a_flood_of_what_does_not),
+        cmocka_unit_test(test_prefix_keeps_the_shares_of_tenants_from_a_flood),
+        cmocka_unit_test(test_prefix_gives_up_shares_only_when_told_to),
         cmocka_unit_test(test_prefix_holds_count),
         cmocka_unit_test(test_prefix_lives_with_one_page),
         cmocka_unit_test(test_prefix_finds_the_longest_tail),
