@@ -125,28 +125,42 @@ static uint32_t rows_burst(const struct pace *pace, const struct prompts *prompt
     return step_cost_predict(pace->cost, &load) <= most_ns ? rows : 0;
 }
 
+/* Of at most `most` rows those of a step in which nobody decodes. */
+static uint32_t rows_alone(const struct pace *pace, const struct prompts *prompts, uint32_t most)
+{
+    uint32_t rows = rows_within(pace, prompts, most, PACE_STEP_NS_MAX);
+    return max_u32(rows, min_u32(PACE_STEP_ROWS_MIN, most));
+}
+
+static uint32_t rows_beside_decodes(const struct pace *pace, const struct prompts *prompts, uint32_t most,
+                                    bool *ret_burst)
+{
+    bool is_auto = pace->target_ns == 0;
+    double alone_ns = step_cost_predict(pace->cost, &pace->decodes);
+    uint32_t rows = rows_within(pace, prompts, most,
+                                is_auto ? PACE_STRETCH * alone_ns : (double)pace->target_ns);
+    /* Their speed if nobody decoded: of the most rows that one step takes. */
+    struct pace idle = *pace;
+    idle.decodes = (struct step_load){0};
+    double speed = most / time_of(&idle, prompts, most);
+    uint32_t fewest = rows_at_speed(pace, prompts, most,
+                                    speed * (is_auto ? PACE_SPEED_MIN : PACE_SPEED_MIN_HAND));
+    rows = max_u32(rows, max_u32(fewest, min_u32(prompts->count > 1 ? 2 : 1, most)));
+    uint32_t burst = 0;
+    if (is_auto && pace->may_burst) burst = rows_burst(pace, prompts, most, PACE_BURST_STRETCH * alone_ns);
+    *ret_burst = burst > rows;
+    return max_u32(rows, burst);
+}
+
 uint32_t pace_share(const struct pace *pace, struct pace_prompt *all, uint32_t count, bool *ret_burst)
 {
     *ret_burst = false;
     if (count == 0 || pace->rows_max == 0) return 0;
     struct prompts prompts = prompts_sort(all, count);
     uint32_t most = prompts.wanted < pace->rows_max ? (uint32_t)prompts.wanted : pace->rows_max, rows = most;
-    bool is_auto = pace->target_ns == 0;
-    if (pace->decodes.rows > 0 && pace->cost->count > 0 && pace->target_ns != PACE_TARGET_NONE) {
-        double alone_ns = step_cost_predict(pace->cost, &pace->decodes);
-        rows = rows_within(pace, &prompts, most, is_auto ? PACE_STRETCH * alone_ns : (double)pace->target_ns);
-        /* Their speed if nobody decoded: of the most rows that one step takes. */
-        struct pace idle = *pace;
-        idle.decodes = (struct step_load){0};
-        double speed = most / time_of(&idle, &prompts, most);
-        uint32_t fewest = rows_at_speed(pace, &prompts, most,
-                                        speed * (is_auto ? PACE_SPEED_MIN : PACE_SPEED_MIN_HAND));
-        rows = max_u32(rows, max_u32(fewest, min_u32(count > 1 ? 2 : 1, most)));
-        uint32_t burst = is_auto && pace->may_burst
-                             ? rows_burst(pace, &prompts, most, PACE_BURST_STRETCH * alone_ns)
-                             : 0;
-        *ret_burst = burst > rows;
-        rows = max_u32(rows, burst);
+    if (pace->cost->count > 0 && pace->target_ns != PACE_TARGET_NONE) {
+        if (pace->decodes.rows == 0) rows = rows_alone(pace, &prompts, most);
+        else rows = rows_beside_decodes(pace, &prompts, most, ret_burst);
     }
     (void)share(pace, &prompts, rows, *ret_burst ? 1 : quarter(rows));
     return rows;

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* pace - how many rows of prompts a step takes, and who gets them.
  *
- * Rows. Where nobody decodes a step takes all it may. Where somebody does, every row of a prompt makes its tokens come
+ * Rows. Where nobody decodes a step takes all it may, within PACE_STEP_NS_MAX: whoever comes, or is cancelled, waits for
+ * the end of a step, and at long contexts all rows would take seconds, while PACE_STEP_ROWS_MIN are computed nearly as
+ * fast each. Where somebody does, every row of a prompt makes its tokens come
  * later. So a step takes as many rows as keep its predicted time within a target: PACE_STRETCH times what the decodes
  * alone would take, or what the operator set. Three bounds beside it:
  *   - prompts get on: as many rows as give them a share of their speed alone (PACE_SPEED_MIN, or less under a target set
@@ -23,6 +25,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "common/base/clock.h"
 #include "daemon/step_cost.h"
 
 #define PACE_STRETCH 1.5
@@ -31,6 +34,8 @@
 #define PACE_BURST_STRETCH 4.0
 enum { PACE_BURST_STEPS = 128 };
 #define PACE_TARGET_NONE UINT64_MAX
+#define PACE_STEP_NS_MAX (NS_PER_S / 2)
+enum { PACE_STEP_ROWS_MIN = 64 };
 
 struct pace_prompt {
     uint32_t slot;        // the caller's

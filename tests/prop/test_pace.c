@@ -72,7 +72,17 @@ static uint32_t share_random(struct rng *rng, struct pace *pace, struct pace_pro
     uint32_t rows = pace_share(pace, prompts, count, &burst),
              most = wanted < pace->rows_max ? (uint32_t)wanted : pace->rows_max;
     assert_in_range(rows, 1, most);
-    if (decodes == 0 || pace->target_ns == PACE_TARGET_NONE) assert_int_equal(rows, most);
+    if (pace->target_ns == PACE_TARGET_NONE) assert_int_equal(rows, most);
+    if (decodes == 0 && rows < most) { // not full: it would take too long, or this does
+        struct step_load load = {0};
+        assert_in_range(rows, PACE_STEP_ROWS_MIN, most);
+        for (uint32_t i = 0; i < count; i++)
+            if (prompts[i].rows > 0)
+                step_load_add(&load, prompts[i].rows, prompts[i].pos_first,
+                              prompts[i].rows == prompts[i].rows_wanted);
+        if (rows > PACE_STEP_ROWS_MIN)
+            assert_true(step_cost_predict(pace->cost, &load) <= (double)PACE_STEP_NS_MAX);
+    }
     if (burst) assert_true(pace->may_burst && pace->target_ns == 0);
     *ret_count = count;
     return rows;
@@ -438,14 +448,30 @@ static void test_pace_lets_short_ones_pass_within_bounds(void **state)
     sim_done(&sim);
 }
 
+/* Full steps as long as they are short; at long contexts fewer rows, which costs the prompt little. */
 static void test_pace_fills_steps_where_nobody_decodes(void **state)
 {
     (void)state;
     struct sim sim;
-    sim_open(&sim, 0);
-    (void)seconds_to_first(&sim, submit(&sim, 5000, 1));
-    assert_int_equal(sim.step, (5000 + TOKENS_MAX - 1) / TOKENS_MAX);
-    sim_done(&sim);
+    double times[2], longest = 0;
+    for (int bounded = 0; bounded < 2; bounded++) {
+        sim_open(&sim, bounded ? 0 : PACE_TARGET_NONE);
+        struct client *prompt = submit(&sim, 5000, 1);
+        step(&sim);
+        assert_int_equal(sim.prefill_rows_max, TOKENS_MAX);
+        while (prompt->output_count == 0) {
+            uint64_t before_ns = sim.now_ns;
+            step(&sim);
+            if (bounded && sim.step > 4) longest = fmax(longest, (double)(sim.now_ns - before_ns));
+        }
+        times[bounded] = (double)(prompt->first_ns - prompt->submitted_ns);
+        if (!bounded) assert_int_equal(sim.step, (5000 + TOKENS_MAX - 1) / TOKENS_MAX);
+        sim_done(&sim);
+    }
+    print_message("5,000 tokens: %.2f times the time of full steps, the longest %.0f ms\n",
+                  times[1] / times[0], longest / (double)NS_PER_MS);
+    assert_true(times[1] < 1.1 * times[0]);
+    assert_true(longest < 1.3 * (double)PACE_STEP_NS_MAX); // 10 % of noise, and what was not learnt yet
 }
 
 int main(void)
