@@ -137,10 +137,6 @@ static int steps_run(const struct options *options, const struct load *load)
                               .queue_max = 2 * load->waiting + 2 * places,
                               .model_len_max = 2 * options->context + OUTPUT_MAX,
                               .epoch = 7};
-    if (load->running > PLAN_SEQS_MAX) {
-        printf("# %s: PLAN_SEQS_MAX is %d\n", load->name, PLAN_SEQS_MAX);
-        return 0;
-    }
     uint32_t pages = load->running * seq_pages + (load->short_of_pages ? 0 : load->running * seq_pages / 2);
     if (sched_rig_open(&bench.rig, pages, &conf) < 0) return 1;
     bench.tokens = malloc(2 * options->context * sizeof *bench.tokens);

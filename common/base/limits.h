@@ -23,7 +23,7 @@ enum {
     PAGES_MAX = 1 << 24,
 
     /* plan */
-    PLAN_SEQS_MAX = 256,
+    PLAN_SEQS_MAX = 2048,
     PLAN_TOKENS_MAX = 8192,   // rows of one step
     PLAN_SCORE_ROWS_MAX = 64, // rows of one step scored for prompt_logprobs
     LOGPROBS_MAX = 20,        // alternatives a token, as OpenAI and vLLM allow

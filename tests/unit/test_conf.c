@@ -215,8 +215,8 @@ static void test_conf_numbers_are_strict(void **state)
     assert_int_equal(LOAD("m", "--port", "65535"), CONF_SERVE);
     assert_int_equal(LOAD("m", "--seed", "9223372036854775807"), CONF_SERVE);
     assert_true(conf.seed == INT64_MAX);
-    assert_error(LOAD("m", "--max-num-seqs", "0"), ERR_USAGE, "from 1 to 256");
-    assert_error(LOAD("m", "--max-num-seqs", "257"), ERR_USAGE, "from 1 to 256");
+    assert_error(LOAD("m", "--max-num-seqs", "0"), ERR_USAGE, "from 1 to 2048");
+    assert_error(LOAD("m", "--max-num-seqs", "2049"), ERR_USAGE, "from 1 to 2048");
 }
 
 static void test_conf_choices_name_their_words(void **state)
