@@ -35,7 +35,7 @@
  *   I3: a waiting sequence holds no page.
  *   I4: running is sorted by (due, number of submission).
  *
- * Later: draft tokens, several groups (a sched a group, one pool). */
+ * Later: draft tokens, several groups (a step in flight for each). */
 #ifndef KVASIR_DAEMON_SCHED_H
 #define KVASIR_DAEMON_SCHED_H
 
