@@ -17,7 +17,7 @@
 #include "common/base/limits.h"
 #include "daemon/conf_options.h"
 
-enum { CONF_ITL_TARGET_NONE = 60000 }; // itl_target_ms
+enum { CONF_ITL_TARGET_NONE = 60000 };                                                  // itl_target_ms
 enum conf_weights { CONF_WEIGHTS_SHARED, CONF_WEIGHTS_PRIVATE };                        // weights
 enum conf_kv_dtype { CONF_KV_AUTO, CONF_KV_F16, CONF_KV_BF16, CONF_KV_Q8, CONF_KV_Q4 }; // kv_cache_dtype
 

@@ -24,7 +24,7 @@ struct engine_step { // of one answered step, for metrics
     uint32_t prefill_count; // rows of prompts
     uint64_t step_ns, forward_ns, sample_ns;
     uint64_t predicted_ns; // of step_ns; 0: nothing was measured before
-    uint64_t turn_ns; // from the completion's arrival to the next plan pushed; 0 when none followed
+    uint64_t turn_ns;      // from the completion's arrival to the next plan pushed; 0 when none followed
 };
 
 struct engine_callbacks {

@@ -26,8 +26,8 @@ struct metrics_gauges { // read at the time of rendering
     uint32_t page_tokens, page_count, pages_used; // used: held by running sequences
     uint64_t prefix_queries, prefix_hits;         // tokens, since start
     uint64_t preemptions, evictions;
-    uint64_t expired; // sequences whose deadline came
-    uint32_t held;    // of waiting: wait for pages that another computes
+    uint64_t expired;                      // sequences whose deadline came
+    uint32_t held;                         // of waiting: wait for pages that another computes
     uint64_t pages_checked, pages_corrupt; // hashed before they were read again; of which bad
     bool has_tier;                         // without one the next six are not told
     uint32_t tier_places, tier_pages;

@@ -60,7 +60,8 @@ struct sched_conf {
     uint32_t queue_max;     // waiting at once; past it sched_submit answers ERR_FULL
     uint32_t model_len_max; // prompt + output tokens of a sequence
     uint64_t epoch;
-    uint64_t itl_target_ns; // time of a step in which sequences decode; 0: automatic (pace.h); UINT64_MAX: none
+    uint64_t
+        itl_target_ns;  // time of a step in which sequences decode; 0: automatic (pace.h); UINT64_MAX: none
     uint64_t ageing_ns; // waiting for so long makes up for a priority lower by 1; 0: SCHED_AGEING_NS
 };
 

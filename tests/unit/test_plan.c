@@ -245,7 +245,7 @@ static void test_done_refuses_what_the_plan_did_not_ask(void **state)
     refuse_u32(f, (const uint32_t *)&header->step, 4);
     refuse_u32(f, (const uint32_t *)&header->epoch, 45);
     refuse_u32(f, (const uint32_t *)&header->status, 1);
-    refuse_u32(f, (const uint32_t *)&header->status, (uint32_t)-5); // failed, yet with content
+    refuse_u32(f, (const uint32_t *)&header->status, (uint32_t)-5);       // failed, yet with content
     refuse_u32(f, (const uint32_t *)&header->status, (uint32_t)-EBADMSG); // with content, without a bad page
     refuse_u32(f, &header->bad_count, 1);
     refuse_u32(f, (const uint32_t *)&done->seqs[1].seq_id, 11);
