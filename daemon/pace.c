@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "daemon/pace.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "common/base/check.h"
@@ -132,13 +133,22 @@ static uint32_t rows_alone(const struct pace *pace, const struct prompts *prompt
     return max_u32(rows, min_u32(PACE_STEP_ROWS_MIN, most));
 }
 
+/* Of a step, by equal shares: see pace.h. */
+static double target_auto(const struct pace *pace, uint32_t prompt_count, double alone_ns)
+{
+    double decodes = pace->decodes.rows, firsts = (double)prompt_count + pace->waiting;
+    double stretch = (PACE_FIRST_WEIGHT * firsts + decodes) / decodes;
+    double least_ns = PACE_STRETCH * alone_ns;
+    return fmax(least_ns, fmin(stretch * alone_ns, PACE_STEP_NS_MAX));
+}
+
 static uint32_t rows_beside_decodes(const struct pace *pace, const struct prompts *prompts, uint32_t most,
                                     bool *ret_burst)
 {
     bool is_auto = pace->target_ns == 0;
     double alone_ns = step_cost_predict(pace->cost, &pace->decodes);
-    uint32_t rows = rows_within(pace, prompts, most,
-                                is_auto ? PACE_STRETCH * alone_ns : (double)pace->target_ns);
+    double target_ns = is_auto ? target_auto(pace, prompts->count, alone_ns) : (double)pace->target_ns;
+    uint32_t rows = rows_within(pace, prompts, most, target_ns);
     /* Their speed if nobody decoded: of the most rows that one step takes. */
     struct pace idle = *pace;
     idle.decodes = (struct step_load){0};

@@ -4,8 +4,12 @@
  * Rows. Where nobody decodes a step takes all it may, within PACE_STEP_NS_MAX: whoever comes, or is cancelled, waits for
  * the end of a step, and at long contexts all rows would take seconds, while PACE_STEP_ROWS_MIN are computed nearly as
  * fast each. Where somebody does, every row of a prompt makes its tokens come
- * later. So a step takes as many rows as keep its predicted time within a target: PACE_STRETCH times what the decodes
- * alone would take, or what the operator set. Three bounds beside it:
+ * later. So a step takes as many rows as keep its predicted time within a target: what the operator set, or a stretch of
+ * what the decodes alone would take. The stretch is by shares of the machine for everybody who wants it: where w
+ * sequences wait for their first token, which counts PACE_FIRST_WEIGHT times, and d for their next, it is
+ * (PACE_FIRST_WEIGHT * w + d) / d, from PACE_STRETCH up to what PACE_STEP_NS_MAX allows. So one long prompt hardly slows
+ * eight streams, and thirty requests that come at once are not held up by the first two of them that decode. Three
+ * bounds beside it:
  *   - prompts get on: as many rows as give them a share of their speed alone (PACE_SPEED_MIN, or less under a target set
  *     by hand), whatever that costs;
  *   - under the automatic target a prompt that is nearly done may be finished at once, if the step then takes no more
@@ -29,6 +33,7 @@
 #include "daemon/step_cost.h"
 
 #define PACE_STRETCH 1.5
+#define PACE_FIRST_WEIGHT 3.0
 #define PACE_SPEED_MIN 0.15      // of its speed alone, under the automatic target
 #define PACE_SPEED_MIN_HAND 0.06 // under one set by hand
 #define PACE_BURST_STRETCH 4.0
@@ -48,6 +53,7 @@ struct pace_prompt {
 struct pace {
     const struct step_cost *cost;
     struct step_load decodes; // what the step has already
+    uint32_t waiting;         // sequences that could begin but for the time that it takes, beside the prompts
     uint64_t target_ns;       // 0: automatic; PACE_TARGET_NONE: none
     uint32_t rows_max;        // the step has room for so many more
     bool may_burst;

@@ -286,9 +286,11 @@ static void plan_prefills(struct step *step)
     struct sched *sched = step->sched;
     struct pace_prompt prompts[PLAN_SEQS_MAX];
     if (step->prefill_count + step->admitted_count == 0) return;
+    uint32_t places = sched->conf.seqs_max - sched->running.count;
     struct pace pace = {
         .cost = &sched->cost,
         .decodes = sched->load,
+        .waiting = sched->ready.count < places ? sched->ready.count : places,
         .target_ns = sched->conf.itl_target_ns,
         .rows_max = step->rows_left,
         .may_burst = sched->step + PACE_BURST_STEPS >= sched->burst_step,
