@@ -61,7 +61,7 @@
     X(COUNT, itl_target_ms, "itl-target-ms", "scheduler", "0", 0, 60000, "MILLISECONDS", \
       "Time between two tokens that prompts may not lengthen beyond: with sequences decoding, a step takes as many " \
       "prompt tokens as its predicted time allows, and at least a few. 0: one and a half times what it takes without " \
-      "prompts. 60000: no bound, prompts first.") \
+      "prompts, and more where many requests wait for their first token. 60000: no bound, prompts first.") \
     X(COUNT, max_num_queued_reqs, "max-num-queued-reqs", "scheduler", "1024", 1, 1 << 20, "COUNT", \
       "Requests that may wait. Further ones are answered with 429 and Retry-After.") \
     X(COUNT, priority_ageing_s, "priority-ageing", "scheduler", "30", 1, 86400, "SECONDS", \
