@@ -15,6 +15,7 @@
 #include "common/shm/pool.h"
 #include "common/shm/repair.h"
 #include "common/shm/survey.h"
+#include "tests/unit/capture.h"
 #include "tests/unit/shm_guard.h"
 
 enum { PAGES = 12 };
@@ -34,16 +35,8 @@ static int run(int (*command)(int, char **), const char *const *words, int count
     }
     FILE *file = tmpfile();
     assert_non_null(file);
-    (void)fflush(stdout);
-    int saved = dup(STDOUT_FILENO);
-    assert_true(dup2(fileno(file), STDOUT_FILENO) >= 0);
-    int status = command(count, argv);
-    (void)fflush(stdout);
-    assert_true(dup2(saved, STDOUT_FILENO) >= 0);
-    close(saved);
-    rewind(file);
-    output[fread(output, 1, sizeof output - 1, file)] = '\0';
-    (void)fclose(file);
+    int kept = capture_begin(STDOUT_FILENO, file), status = command(count, argv);
+    capture_end(STDOUT_FILENO, kept, file, output, sizeof output);
     return status;
 }
 

@@ -21,6 +21,7 @@
 #include "client/talk.h"
 #include "common/base/check.h"
 #include "common/base/err.h"
+#include "tests/unit/capture.h"
 #include "tests/unit/fake_server.h"
 
 /* ---- running a subcommand ---- */
@@ -31,23 +32,6 @@ struct outcome {
     int status;
     char out[OUTPUT_BYTES], err[OUTPUT_BYTES];
 };
-
-static int redirect(int fd, FILE *file)
-{
-    int kept = dup(fd);
-    assert_true(kept >= 0 && dup2(fileno(file), fd) == fd);
-    return kept;
-}
-
-static void restore(int fd, int kept, FILE *file, char *text)
-{
-    fflush(NULL);
-    assert_int_equal(dup2(kept, fd), fd);
-    close(kept);
-    rewind(file);
-    text[fread(text, 1, OUTPUT_BYTES - 1, file)] = '\0';
-    fclose(file);
-}
 
 /* Runs it with stdin from `input` (NULL: empty) and both outputs caught. */
 static void run(struct outcome *outcome, int (*command)(int, char **), const char *input, ...)
@@ -63,11 +47,11 @@ static void run(struct outcome *outcome, int (*command)(int, char **), const cha
     if (input != NULL) fputs(input, in);
     rewind(in);
     fflush(NULL);
-    int kept_in = redirect(0, in), kept_out = redirect(1, out), kept_err = redirect(2, err);
+    int kept_in = capture_begin(0, in), kept_out = capture_begin(1, out), kept_err = capture_begin(2, err);
     clearerr(stdin);
     outcome->status = command(argc, argv);
-    restore(2, kept_err, err, outcome->err);
-    restore(1, kept_out, out, outcome->out);
+    capture_end(2, kept_err, err, outcome->err, OUTPUT_BYTES);
+    capture_end(1, kept_out, out, outcome->out, OUTPUT_BYTES);
     dup2(kept_in, 0);
     close(kept_in);
     fclose(in);
@@ -104,9 +88,9 @@ static int parse(struct parsed *parsed, int *ret_count, char **argv)
     FILE *err = tmpfile();
     char said[OUTPUT_BYTES];
     fflush(NULL);
-    int kept = redirect(2, err);
+    int kept = capture_begin(2, err);
     int r = opts_parse(&opts, argc, argv, ret_count);
-    restore(2, kept, err, said);
+    capture_end(2, kept, err, said, sizeof said);
     assert_true((r < 0) == (said[0] != '\0'));
     return r;
 }

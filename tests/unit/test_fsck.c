@@ -15,6 +15,7 @@
 #include "common/shm/owner.h"
 #include "common/shm/pool.h"
 #include "common/shm/weights.h"
+#include "tests/unit/capture.h"
 #include "tests/unit/shm_guard.h"
 
 static char output[8192];
@@ -25,16 +26,8 @@ static int fsck(char *option_a, char *option_b)
     char *argv[] = {(char *)"fsck", (char *)"--instance", shm_instance, option_a, option_b, NULL};
     FILE *file = tmpfile();
     assert_non_null(file);
-    (void)fflush(stdout);
-    int saved = dup(STDOUT_FILENO);
-    assert_true(dup2(fileno(file), STDOUT_FILENO) >= 0);
-    int status = cmd_fsck(option_b ? 5 : option_a ? 4 : 3, argv);
-    (void)fflush(stdout);
-    assert_true(dup2(saved, STDOUT_FILENO) >= 0);
-    close(saved);
-    rewind(file);
-    output[fread(output, 1, sizeof output - 1, file)] = '\0';
-    (void)fclose(file);
+    int kept = capture_begin(STDOUT_FILENO, file), status = cmd_fsck(option_b ? 5 : option_a ? 4 : 3, argv);
+    capture_end(STDOUT_FILENO, kept, file, output, sizeof output);
     return status;
 }
 

@@ -333,12 +333,10 @@ static void test_link_survives_kills_of_the_worker(void **state)
     close_all(daemon, NULL);
 }
 
-/* The ranks of a link whose daemon is gone, and nobody else. */
-static void test_link_kills_its_own_ranks_only(void **state)
+/* A process that has attached as rank 1 and waits to be killed. */
+static pid_t fork_rank(void)
 {
-    (void)state;
-    struct link *daemon = daemon_link(), *us = worker_link(0);
-    int ready[2], status;
+    int ready[2];
     char byte;
     assert_int_equal(pipe(ready), 0);
     pid_t pid = fork();
@@ -349,20 +347,25 @@ static void test_link_kills_its_own_ranks_only(void **state)
         for (;;) (void)pause();
     }
     assert_int_equal(read(ready[0], &byte, 1), 1);
+    close(ready[0]);
+    close(ready[1]);
+    return pid;
+}
+
+/* The ranks of a link whose daemon is gone, and nobody else. */
+static void test_link_kills_its_own_ranks_only(void **state)
+{
+    (void)state;
+    struct link *daemon = daemon_link(), *us = worker_link(0);
+    int status;
+    pid_t pid = fork_rank();
     link_close(us);
     us = NULL;
     link_reset(daemon); // nobody is named any more
     assert_int_equal(link_kill_ranks(shm_instance, 0), 0);
     assert_int_equal(kill(pid, SIGKILL), 0);
     assert_int_equal(waitpid(pid, NULL, 0), pid);
-    pid = fork();
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        (void)worker_link(1);
-        if (write(ready[1], "x", 1) != 1) _exit(1);
-        for (;;) (void)pause();
-    }
-    assert_int_equal(read(ready[0], &byte, 1), 1);
+    pid = fork_rank();
     assert_int_equal(link_kill_ranks(shm_instance, 0), 1);
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_true(WIFSIGNALED(status));
