@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* exchange - the shared segment in which the ranks of one group and host compute a step together.
+ *
+ *   | header | cells[rank_count] | plan | notes[group_count] | x | attention | feed forward | logits |
+ *
+ * Named /kvasir-<instance>-exchange.<group>, made by the daemon before the group starts, mapped by the group's ranks
+ * of its host. Cells carry the ranks' barrier (worker/dist.h). Behind them lie areas: the plan as rank 0 hands it on,
+ * a note of each rank to rank 0, and the activations that every rank reads whole and writes its part of. What of an
+ * area is whose, and when, is the barrier's: nothing here is locked.
+ *   Rule E1: a cell is written by its rank only, but for the counter of its wake.
+ *   Rule E2: what was written before a barrier may be read after it, and be written again after the next one. */
+#ifndef KVASIR_IPC_EXCHANGE_H
+#define KVASIR_IPC_EXCHANGE_H
+
+#include <assert.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/base/err.h"
+#include "common/base/limits.h"
+#include "common/ipc/wake.h"
+
+/* What it is for. All counts > 0, but plan_bytes and note_bytes. */
+struct exchange_shape {
+    uint32_t rank_count, group_count; // ranks of this host, of the group
+    uint32_t rows_max, logits_max;    // of a step
+    uint32_t embedding_dims, attention_dims, feed_forward_dims, vocab_count;
+    uint32_t plan_bytes; // of the largest plan
+    uint32_t note_bytes; // of one rank's note
+};
+static_assert(sizeof(struct exchange_shape) == 40, "no padding: it is compared");
+
+enum exchange_area {
+    EXCHANGE_PLAN,      // uint64_t bytes, then the plan
+    EXCHANGE_NOTES,     // (group_count, note_bytes rounded up to a cache line)
+    EXCHANGE_X,         // (rows_max, embedding_dims) float
+    EXCHANGE_ATTENTION, // (rows_max, attention_dims): of the kernels, at most EXCHANGE_BLOCK_BYTES for 32 columns
+    EXCHANGE_FEED_FORWARD, // (rows_max, feed_forward_dims) likewise
+    EXCHANGE_LOGITS,       // (logits_max, vocab_count) float
+    EXCHANGE_AREAS
+};
+
+enum { EXCHANGE_BLOCK_BYTES = 32 * 4 + 64 }; // 32 floats, and their codes and scales
+
+/* One rank. */
+struct exchange_cell {
+    _Alignas(CACHELINE_BYTES) _Atomic uint32_t arrived; // barriers that it came to
+    int32_t statuses[2];                                // what it brought to barrier e: statuses[e % 2]
+    struct wake wake;                                   // it sleeps there
+};
+
+/* Bytes of the segment; below 2^63. */
+uint64_t exchange_bytes(const struct exchange_shape *shape);
+/* Makes an exchange of memory of that size, or makes one new for the next life of a group. No rank may be alive. */
+void exchange_init(void *base, const struct exchange_shape *shape, uint64_t epoch);
+/* Whether it is one of this shape, epoch and build. ERR_FORMAT. */
+int exchange_verify(const void *base, size_t bytes, const struct exchange_shape *shape, uint64_t epoch,
+                    struct err *err);
+/* base: verified, or made here. */
+struct exchange_cell *exchange_cells(void *base);
+uint64_t exchange_note_stride(const struct exchange_shape *shape);
+void *exchange_area(void *base, const struct exchange_shape *shape, enum exchange_area area,
+                    uint64_t *ret_bytes);
+
+#endif
