@@ -198,8 +198,11 @@ static void consume(struct shared *shared, uint64_t last)
         if (r == ERR_PEER) abort();
         if (r == 0) continue;
         uint32_t ticket = wake_prepare(&shared->wake);
-        if (consume_one(shared, &end) == -EAGAIN && wake_sleep(&shared->wake, ticket, NS_PER_S) == -ETIMEDOUT)
-            atomic_store(&shared->fault, UINT64_MAX); // a lost wake
+        // A lost wake: a message lies there and nobody said so. A timeout alone may be a producer without a core.
+        if (consume_one(shared, &end) == -EAGAIN &&
+            wake_sleep(&shared->wake, ticket, NS_PER_S) == -ETIMEDOUT && consume_one(shared, &end) == 0) {
+            atomic_store(&shared->fault, UINT64_MAX);
+        }
         wake_finish(&shared->wake);
     }
 }
