@@ -99,14 +99,14 @@ static double step(struct bench *bench, double *ret_plan)
     struct done_view done;
     rig->now_ns += 20 * NS_PER_MS;
     double start = now();
-    int seqs = sched_plan(rig->sched, rig->now_ns, rig->writer);
+    int seqs = sched_plan(rig->sched, 0, rig->now_ns, rig->writer);
     double seconds = now() - start;
     CHECK(seqs > 0);
     *ret_plan = seconds;
     sched_rig_order(rig);
     sched_rig_answer(rig, &done);
     start = now();
-    int events = sched_complete(rig->sched, rig->now_ns, &done, rig->events);
+    int events = sched_complete(rig->sched, 0, rig->now_ns, &done, rig->events);
     seconds += now() - start;
     CHECK(events >= 0);
     finish(bench, events);

@@ -96,16 +96,16 @@ static void deadline_arm(struct engine *engine)
 static void step_plan(struct engine *engine)
 {
     deadlines_expire(engine); // never computed: also those whose timer is late
-    if (group_state(engine->group) != GROUP_READY || sched_in_flight(engine->sched)) return;
+    if (group_state(engine->group) != GROUP_READY || sched_in_flight(engine->sched, 0)) return;
     size_t slot_bytes;
     void *slot = link_plan_slot(group_link(engine->group), &slot_bytes);
     if (!slot) { // one step in flight, LINK_SLOTS slots: only a broken ring has none
         group_kill(engine->group, "the plan ring is broken");
         return;
     }
-    int seqs = sched_plan(engine->sched, clock_mono_ns(), engine->writer);
+    int seqs = sched_plan(engine->sched, 0, clock_mono_ns(), engine->writer);
     if (seqs == 0 && engine->offload && offload_yield(engine->offload)) // somebody may fit now
-        seqs = sched_plan(engine->sched, clock_mono_ns(), engine->writer);
+        seqs = sched_plan(engine->sched, 0, clock_mono_ns(), engine->writer);
     if (seqs > 0) {
         size_t bytes = plan_writer_finish(engine->writer, engine->plan_bytes, slot_bytes);
         int r = plan_verify(engine->plan_bytes, bytes, &engine->limits, &engine->plan, NULL);
@@ -132,14 +132,12 @@ static void engine_dirty(struct engine *engine)
 }
 
 /* Nothing of the step was computed: it is planned again without the bad pages. */
-static int pages_drop(struct engine *engine, const struct done_view *done, struct err *err)
+static void pages_drop(struct engine *engine, const struct done_view *done)
 {
     uint32_t bad_count = done->header->bad_count;
     if (engine->offload) offload_abandon(engine->offload);
-    int dropped = sched_corrupt(engine->sched, clock_mono_ns(), done->bads, bad_count);
-    if (dropped < 0) return ERR(err, dropped, "no memory to drop bad pages");
+    int dropped = sched_corrupt(engine->sched, 0, clock_mono_ns(), done->bads, bad_count);
     engine->conf.callbacks->on_corrupt(engine->conf.owner, bad_count, (uint32_t)dropped);
-    return 0;
 }
 
 /* Full pages go to the tier as well, and what a prompt's rows cost tells whether fetching pays. */
@@ -156,7 +154,10 @@ static int completion_take(struct engine *engine, size_t bytes, struct err *err)
     struct done_view done;
     int r = done_verify(engine->done_bytes, bytes, &engine->limits, &engine->plan, &done, err);
     if (r < 0) return r;
-    if (done.header->bad_count > 0) return pages_drop(engine, &done, err);
+    if (done.header->bad_count > 0) {
+        pages_drop(engine, &done);
+        return 0;
+    }
     if (done.header->status < 0)
         return ERR(err, done.header->status, "its step failed: %s", err_name(done.header->status));
     engine->done_ns = clock_mono_ns();
@@ -168,10 +169,10 @@ static int completion_take(struct engine *engine, size_t bytes, struct err *err)
         .sample_ns = done.header->sample_ns,
     };
     struct sched_step planned;
-    sched_last_step(engine->sched, &planned);
+    sched_last_step(engine->sched, 0, &planned);
     engine->step.prefill_count = planned.prefill_rows;
     engine->step.predicted_ns = planned.predicted_ns;
-    int count = sched_complete(engine->sched, engine->done_ns, &done, engine->events);
+    int count = sched_complete(engine->sched, 0, engine->done_ns, &done, engine->events);
     if (count < 0) return ERR(err, count, "a page or sequence that was not asked for");
     if (engine->offload) step_offload(engine, &done, planned.prefill_rows);
     for (int i = 0; i < count; i++) {
@@ -189,7 +190,7 @@ static void completions_pop(struct engine *engine)
         struct err err = {0};
         int r = link_done_pop(group_link(engine->group), engine->done_bytes, engine->done_bytes_max, &bytes);
         if (r == -EAGAIN) return;
-        if (r == 0 && !sched_in_flight(engine->sched)) r = ERR_PEER; // an answer nobody asked for
+        if (r == 0 && !sched_in_flight(engine->sched, 0)) r = ERR_PEER; // an answer nobody asked for
         if (r == 0) r = completion_take(engine, bytes, &err);
         if (r < 0) {
             group_step_end(engine->group);
@@ -224,7 +225,7 @@ static void group_done(void *owner)
 
 static void step_lost(struct engine *engine)
 {
-    int count = sched_lost(engine->sched, clock_mono_ns(), engine->events);
+    int count = sched_lost(engine->sched, 0, clock_mono_ns(), engine->events);
     for (int i = 0; i < count; i++) {
         if (!sched_has(engine->sched, engine->events[i].seq_id)) continue; // removed by an earlier event
         engine->conf.callbacks->on_event(engine->conf.owner, &engine->events[i], NULL);
@@ -235,8 +236,8 @@ static void group_lost(void *owner, const char *reason)
 {
     struct engine *engine = owner;
     completions_pop(engine); // what it finished before it died counts
-    if (sched_in_flight(engine->sched)) step_lost(engine);
-    sched_distrust(engine->sched);
+    if (sched_in_flight(engine->sched, 0)) step_lost(engine);
+    sched_distrust(engine->sched, 0);
     step_report(engine, false);
     engine->conf.callbacks->on_turn(engine->conf.owner);
     engine->conf.callbacks->on_lost(engine->conf.owner, reason);

@@ -47,15 +47,17 @@ int sched_new(const struct sched_conf *conf, struct pool *pool, struct prefix *p
     sched->prefix = prefix;
     /* Holders of a slot: running, waiting, and running ones that were preempted into a full queue. */
     sched->slot_count = 2 * conf->seqs_max + conf->queue_max;
-    step_cost_init(&sched->cost);
     sched->waiting = sched->running = (struct seq_list){SEQ_NONE, SEQ_NONE, 0};
     sched->seqs = calloc(sched->slot_count, sizeof *sched->seqs);
     sched->page_marks = calloc(pool_geometry(pool)->page_count, sizeof *sched->page_marks);
-    int r = slot_heap_init(&sched->ready, sched->slot_count);
+    sched->bads = calloc(pool_geometry(pool)->page_count, sizeof *sched->bads);
+    sched->bad_marks = calloc(pool_geometry(pool)->page_count, sizeof *sched->bad_marks);
+    int r = sched_groups_init(sched);
+    if (r == 0) r = slot_heap_init(&sched->ready, sched->slot_count);
     if (r == 0) r = slot_heap_init(&sched->deadlines, sched->slot_count);
     if (r == 0) r = sched_share_init(sched);
-    if (r == 0) r = checks_new(pool, &sched->checks);
-    if (r < 0 || !sched->seqs || !sched->page_marks) {
+    if (r == 0) r = checks_new(pool, sched->conf.group_count, &sched->checks);
+    if (r < 0 || !sched->seqs || !sched->page_marks || !sched->bads || !sched->bad_marks) {
         sched_free(sched);
         return -ENOMEM;
     }
@@ -86,6 +88,9 @@ void sched_free(struct sched *sched)
     slot_heap_done(&sched->deadlines);
     free(sched->promises);
     free(sched->page_marks);
+    free(sched->bads);
+    free(sched->bad_marks);
+    free(sched->groups);
     checks_free(sched->checks);
     free(sched->seqs);
     free(sched);
@@ -150,6 +155,7 @@ static void seq_leave(struct sched *sched, uint32_t slot)
         sched_share_break(sched, slot);
         sched->running_paused -= seq->paused;
         sched->pages_owed -= seq->owed;
+        sched->groups[seq->group].running_count--;
         seq->owed = 0;
     }
 }
@@ -165,6 +171,7 @@ void sched_seq_move(struct sched *sched, uint32_t slot, enum seq_state to)
         if (!seq->paused) slot_heap_push(&sched->ready, slot, seq->due_ns, seq->order);
     } else if (to == SEQ_RUNNING) {
         running_insert(sched, slot);
+        sched->groups[seq->group].running_count++;
         sched->running_paused += seq->paused;
         sched_seq_owe(sched, seq);
         sched_share_begin(sched, slot);
@@ -301,6 +308,7 @@ void sched_seq_release_tail(struct sched *sched, struct seq *seq, uint64_t now_n
 
 void sched_seq_release_pages(struct sched *sched, struct seq *seq, uint64_t now_ns)
 {
+    CHECK(seq->rows_in_flight == 0); // a worker reads and writes them
     uint32_t sealed = seq->computed / PAGE_TOKENS;
     sched_seq_release_tail(sched, seq, now_ns);
     /* Last first: a chain leaves the cache from its end. */
@@ -316,7 +324,6 @@ void sched_seq_release_pages(struct sched *sched, struct seq *seq, uint64_t now_
 void sched_seq_end(struct sched *sched, uint32_t slot, uint64_t now_ns)
 {
     struct seq *seq = &sched->seqs[slot];
-    CHECK(seq->rows_in_flight == 0);
     sched_seq_release_pages(sched, seq, now_ns);
     slot_heap_remove(&sched->deadlines, slot);
     sched_seq_move(sched, slot, SEQ_UNUSED); // breaks promises, for which it needs the keys
@@ -335,11 +342,6 @@ void sched_pause(struct sched *sched, uint64_t seq_id, bool paused)
 {
     const struct seq *seq = sched_seq_find(sched, seq_id);
     if (seq && !seq->expired) sched_seq_pause(sched, (uint32_t)seq_id, paused);
-}
-
-bool sched_in_flight(const struct sched *sched)
-{
-    return sched->in_flight;
 }
 
 bool sched_has(const struct sched *sched, uint64_t seq_id)
@@ -377,10 +379,6 @@ void sched_stats(const struct sched *sched, struct sched_stats *ret_stats)
         .steps = sched->step,
         .pages_checked = checks_count(sched->checks) + sched->pages_corrupt,
         .pages_corrupt = sched->pages_corrupt,
+        .moves = sched->moves,
     };
-}
-
-void sched_last_step(const struct sched *sched, struct sched_step *ret_step)
-{
-    *ret_step = sched->last_step;
 }

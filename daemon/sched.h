@@ -2,7 +2,7 @@
 /* sched - continuous batching: which sequences compute which tokens in the next step.
  *
  * A pure function of (sequences, pool, clock, limits): no I/O, no clock of its own, so that a seeded
- * simulation runs it for millions of steps. One step is in flight at a time:
+ * simulation runs it for millions of steps. One step is in flight at a time for each group of workers:
  *
  *      sched_submit ...  ->  sched_plan  -> [worker] ->  sched_complete -> events  -> (sched_remove) -> sched_plan ...
  *                                            dies:      sched_lost
@@ -28,14 +28,19 @@
  * meanwhile (sched_share.c). Paused sequences give way to all that wait, so that clients that do not read cannot hold up
  * those that do. The first in the order always gets on.
  *
+ * Groups. Pages, order and everything above are one for all groups. A sequence that runs is a group's, and is planned in
+ * that group's steps only; between two of them it may become another's (sched_group.c). What a step in flight reads or
+ * writes is nobody else's meanwhile: its sequences are not preempted, and every page of theirs is held.
+ *
  *   I1: a running sequence holds ceil(k / PAGE_TOKENS) pages for some k >= computed; its first
  *       computed / PAGE_TOKENS pages are SEALED and held once by it, the others FILLING.
  *   I2: refcount of every page == number of running sequences that hold it, as one of their pages or until the end
  *       of a page of theirs is copied from it.
  *   I3: a waiting sequence holds no page.
  *   I4: running is sorted by (due, number of submission).
+ *   I5: a sequence has rows in flight only in the step in flight of its group, and runs.
  *
- * Later: draft tokens, several groups (a step in flight for each). */
+ * Later: draft tokens. */
 #ifndef KVASIR_DAEMON_SCHED_H
 #define KVASIR_DAEMON_SCHED_H
 
@@ -55,7 +60,8 @@ enum { SCHED_OVERTAKES_MAX = 16 };
 #define SCHED_AGEING_NS (30 * NS_PER_S)
 
 struct sched_conf {
-    uint32_t seqs_max;      // running at once
+    uint32_t group_count;   // 0 counts as 1
+    uint32_t seqs_max;      // running at once, in all groups together
     uint32_t tokens_max;    // rows of a step
     uint32_t queue_max;     // waiting at once; past it sched_submit answers ERR_FULL
     uint32_t model_len_max; // prompt + output tokens of a sequence
@@ -109,9 +115,10 @@ struct sched_stats {
     uint64_t prompt_tokens_computed;
     uint64_t steps;
     uint64_t pages_checked, pages_corrupt; // sealed pages hashed before they were read again, and found bad
+    uint64_t moves;                        // sequences that changed over to another group
 };
 
-struct sched_step { // the last step planned
+struct sched_step { // the last step planned of a group
     uint32_t decode_rows, prefill_rows;
     uint64_t predicted_ns; // what it was expected to take in the worker; 0: nothing was measured yet
 };
@@ -143,41 +150,50 @@ void sched_remove(struct sched *sched, uint64_t seq_id, uint64_t now_ns);
 /* A paused sequence (slow reader) computes nothing, and is the first to give its place and pages to others. */
 void sched_pause(struct sched *sched, uint64_t seq_id, bool paused);
 
-/* Writes the next plan. -> sequences planned; 0: nothing to do, or a step is in flight. */
-int sched_plan(struct sched *sched, uint64_t now_ns, struct plan_writer *writer);
-bool sched_in_flight(const struct sched *sched);
+/* Writes the next plan of a group, whose worker is there: from now on it counts as one that computes, until
+ * sched_distrust. -> sequences planned; 0: nothing to do, or its step is in flight. A plan may give sequences to groups
+ * that have no step in flight: plan those too. */
+int sched_plan(struct sched *sched, uint32_t group, uint64_t now_ns, struct plan_writer *writer);
+bool sched_in_flight(const struct sched *sched, uint32_t group);
 
-/* Takes the completion of the step in flight (already verified against its plan). Events are written to
+/* Takes the completion of the group's step in flight (already verified against its plan). Events are written to
  * events (at least 2 * seqs_max) and valid until the next call. -> their number; ERR_PEER when the
- * completion lacks what the plan asked for: then nothing has changed and the step counts as lost. */
-int sched_complete(struct sched *sched, uint64_t now_ns, const struct done_view *done,
+ * completion lacks what the plan asked for: then nothing has changed and the step counts as lost. Where what the step
+ * read is in doubt (sched_distrust, sched_corrupt of another group) nothing is taken and it is planned again. */
+int sched_complete(struct sched *sched, uint32_t group, uint64_t now_ns, const struct done_view *done,
                    struct sched_event *events);
-/* The step in flight will not be answered: its rows will be planned again. A sequence that was in
+/* The group's step in flight will not be answered: its rows will be planned again. A sequence that was in
  * SCHED_LOSSES_ALONE lost steps in a row is planned alone from then on, so that one whose rows kill the worker takes
  * nobody along; after SCHED_LOSSES_MAX it fails. -> that many SCHED_FAILED events, at most seqs_max; valid until
  * the next call. */
-int sched_lost(struct sched *sched, uint64_t now_ns, struct sched_event *events);
+int sched_lost(struct sched *sched, uint32_t group, uint64_t now_ns, struct sched_event *events);
 
 /* The next deadline, UINT64_MAX when there is none. */
 uint64_t sched_deadline_next(const struct sched *sched);
 /* Those whose deadline has come, each once, also while a step is in flight: nothing more is planned of them, and their
  * owner removes them. -> that many SCHED_EXPIRED events, at most 2 * seqs_max: call again until there are none. */
 int sched_expire(struct sched *sched, uint64_t now_ns, struct sched_event *events);
-/* The worker refused the step in flight because these sealed pages (page_count of the plan's checks) are not what was
- * sealed: they and what descends from them are dropped, sequences that held any wait in their place of the order and
- * compute them anew. No event, no loss. -> pages dropped; -ENOMEM: nothing has changed and the step counts as lost. */
-int sched_corrupt(struct sched *sched, uint64_t now_ns, const struct plan_page *pages, uint32_t page_count);
-/* A worker died, and may have written anywhere: every sealed page is checked before it is read again. No step
- * is in flight. */
-void sched_distrust(struct sched *sched);
+/* The worker refused the group's step in flight because these sealed pages (page_count of the plan's checks) are not
+ * what was sealed: they and what descends from them are dropped, sequences that held any wait in their place of the order
+ * and compute them anew. Other groups may be reading them: then nothing is planned until their steps have ended, of which
+ * nothing is taken, and the pages are dropped after the last (sched_is_barred). No event, no loss. -> pages dropped now. */
+int sched_corrupt(struct sched *sched, uint32_t group, uint64_t now_ns, const struct plan_page *pages,
+                  uint32_t page_count);
+/* Bad pages are to be dropped once no step is in flight: nobody else may hold them then. */
+bool sched_is_barred(const struct sched *sched);
+/* The group's worker died, and may have written anywhere: every sealed page is checked before it is read again, what
+ * other groups' steps have just read counts as not read, and what the group had goes to those that live. Its step is not
+ * in flight any more. */
+void sched_distrust(struct sched *sched, uint32_t group);
 
 /* Whether the sequence is there still: an owner told of one event may remove the sequence of a later one. */
 bool sched_has(const struct sched *sched, uint64_t seq_id);
 void sched_seq_info(const struct sched *sched, uint64_t seq_id, struct sched_seq_info *ret_info);
 void sched_stats(const struct sched *sched, struct sched_stats *ret_stats);
-void sched_last_step(const struct sched *sched, struct sched_step *ret_step);
+void sched_last_step(const struct sched *sched, uint32_t group, struct sched_step *ret_step);
+uint32_t sched_group_running(const struct sched *sched, uint32_t group); // sequences that are its
 
-/* Audits I1..I4 and, through them, pool and prefix. 0 or ERR_FORMAT with the first fault. */
+/* Audits I1..I5 and, through them, pool and prefix. 0 or ERR_FORMAT with the first fault. */
 int sched_check(const struct sched *sched, struct err *err);
 
 #endif

@@ -105,6 +105,12 @@ static bool outranks(const struct seq *seq, const struct seq *running)
     return seq->priority < running->priority && sched_seq_before(seq, running);
 }
 
+/* Not in the middle of another group's step. */
+static bool may_go_for(const struct seq *seq, const struct seq *victim)
+{
+    return victim->rows_in_flight == 0 && (victim->paused || outranks(seq, victim));
+}
+
 /* Marks one more holder of a page as one that would go. -> whether that makes the page free for the candidate. */
 static bool mark(struct sched *sched, uint32_t page_idx)
 {
@@ -139,7 +145,7 @@ static uint32_t way_count(struct sched *sched, const struct seq *seq)
     for (slot = sched->running.last; slot != SEQ_NONE && !enough; slot = sched->seqs[slot].previous) {
         const struct seq *victim = &sched->seqs[slot];
         if (!sched_seq_before(seq, victim)) break;
-        if (!victim->paused && !outranks(seq, victim)) continue;
+        if (!may_go_for(seq, victim)) continue;
         have += mark_pages(sched, victim);
         need -= victim->owed;
         count++;
@@ -181,7 +187,7 @@ void sched_make_way(struct step *step)
     sched->way_step = sched->step + WAY_STEPS;
     for (uint32_t slot = sched->running.last, previous; count > 0; slot = previous) {
         previous = sched->seqs[slot].previous;
-        if (!sched->seqs[slot].paused && !outranks(seq, &sched->seqs[slot])) continue;
+        if (!may_go_for(seq, &sched->seqs[slot])) continue;
         sched_preempt(step, slot);
         sched->way_step = 0;
         step->preempted = true;
@@ -220,6 +226,7 @@ static enum look admit(struct step *step, uint32_t slot)
     }
     if (!prefill_may_begin(step, seq)) return LOOK_SHORT;
     prefix_take(sched, seq, seq->hits, step->now_ns);
+    seq->group = sched_group_pick(sched, step->group_idx);
     sched_seq_move(sched, slot, SEQ_RUNNING);
     sched->prefix_queries += seq->token_count;
     tail_take(step, slot, spare);

@@ -10,17 +10,25 @@
 static int sums_check(const struct sched *sched, struct err *err)
 {
     uint64_t owed = 0;
-    uint32_t paused = 0;
+    uint32_t paused = 0, counts[GROUPS_MAX] = {0};
     const struct seq *before = NULL;
     for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next) {
         const struct seq *seq = &sched->seqs[slot];
         uint32_t pages = sched_pages_for(seq->token_count + 1);
         owed += pages > seq->page_count ? pages - seq->page_count : 0;
         paused += seq->paused;
+        if (seq->group >= sched->conf.group_count ||
+            (seq->rows_in_flight && !sched->groups[seq->group].in_flight))
+            return ERR(err, ERR_FORMAT, "sched: seq %u is in a step that is not in flight", slot);
+        counts[seq->group]++;
         if (before && !sched_seq_before(before, seq))
             return ERR(err, ERR_FORMAT, "sched: running seq %u is out of order", slot);
         before = seq;
     }
+    for (uint32_t group = 0; group < sched->conf.group_count; group++)
+        if (counts[group] != sched->groups[group].running_count)
+            return ERR(err, ERR_FORMAT, "sched: group %u has %u sequences, counted %u", group, counts[group],
+                       sched->groups[group].running_count);
     if (owed == sched->pages_owed && paused == sched->running_paused) return 0;
     return ERR(err, ERR_FORMAT, "sched: %llu pages owed and %u paused, counted %llu and %u",
                (unsigned long long)owed, paused, (unsigned long long)sched->pages_owed,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* sched_corrupt - cached pages that are not what was sealed: out of the index, out of the sequences that hold them. */
-#include <errno.h>
-#include <stdlib.h>
+/* sched_corrupt - cached pages that are not what was sealed: out of the index, out of the sequences that hold them. That
+ * takes a moment in which no step is in flight, since one of another group may be reading them. */
+#include <string.h>
 
 #include "common/base/check.h"
 #include "daemon/sched_state.h"
@@ -13,35 +13,58 @@ static bool holds_marked(const struct seq *seq, const uint8_t *marks)
     return seq->tail_page != PAGE_NONE && marks[seq->tail_page];
 }
 
-int sched_corrupt(struct sched *sched, uint64_t now_ns, const struct plan_page *pages, uint32_t page_count)
+/* Those found bad that were not evicted meanwhile, and what descends from them. */
+static void bads_mark(struct sched *sched)
 {
-    CHECK(sched->in_flight);
-    uint8_t *marks = calloc(pool_geometry(sched->pool)->page_count, sizeof *marks);
-    if (!marks) return -ENOMEM;
-    for (uint32_t i = 0; i < page_count; i++) marks[pages[i].page_idx] = 1;
-    prefix_mark_descendants(sched->prefix, marks);
-    sched->in_flight = false;
-    checks_open(sched->checks);
+    uint32_t page_count = pool_geometry(sched->pool)->page_count;
+    memset(sched->bad_marks, 0, page_count);
+    for (uint32_t i = 0; i < page_count; i++) {
+        const struct page_desc *desc = pool_desc(sched->pool, i);
+        sched->bad_marks[i] = sched->bads[i] && desc->state == PAGE_SEALED &&
+                              desc->generation == sched->bads[i];
+        sched->bads[i] = 0;
+    }
+    prefix_mark_descendants(sched->prefix, sched->bad_marks);
+}
+
+uint32_t sched_bads_drop(struct sched *sched, uint64_t now_ns)
+{
+    if (!sched->has_bads || sched_flies_any(sched)) return 0;
+    bads_mark(sched);
+    sched->has_bads = false;
     for (uint32_t slot = sched->running.first, next; slot != SEQ_NONE; slot = next) {
         struct seq *seq = &sched->seqs[slot];
         next = seq->next;
-        seq->rows_in_flight = 0; // nothing of the step was computed
-        if (seq->removed) {
-            sched_seq_end(sched, slot, now_ns);
-        } else if (holds_marked(seq, marks)) {
-            sched_seq_release_pages(sched, seq, now_ns);
-            sched_seq_move(sched, slot, SEQ_WAITING);
-            seq->look_step = 0; // what it would find in the cache has changed
-        }
+        if (!holds_marked(seq, sched->bad_marks)) continue;
+        sched_seq_release_pages(sched, seq, now_ns);
+        sched_seq_move(sched, slot, SEQ_WAITING);
+        seq->look_step = 0; // what it would find in the cache has changed
     }
-    sched->pages_corrupt += page_count;
-    int dropped = (int)prefix_drop_marked(sched->prefix, marks); // PAGES_MAX fits
-    free(marks);
-    return dropped;
+    return prefix_drop_marked(sched->prefix, sched->bad_marks);
 }
 
-void sched_distrust(struct sched *sched)
+int sched_corrupt(struct sched *sched, uint32_t group, uint64_t now_ns, const struct plan_page *pages,
+                  uint32_t page_count)
 {
-    CHECK(!sched->in_flight);
+    CHECK(sched->groups[group].in_flight);
+    for (uint32_t i = 0; i < page_count; i++) {
+        sched->pages_corrupt += sched->bads[pages[i].page_idx] != pages[i].generation;
+        sched->bads[pages[i].page_idx] = pages[i].generation;
+    }
+    sched->has_bads = true;
+    sched_groups_doubt(sched);
+    return (int)sched_step_drop(sched, group, now_ns); // nothing of it was computed; PAGES_MAX fits
+}
+
+bool sched_is_barred(const struct sched *sched)
+{
+    return sched->has_bads;
+}
+
+void sched_distrust(struct sched *sched, uint32_t group)
+{
+    CHECK(!sched->groups[group].in_flight);
+    sched->groups[group].is_up = false;
+    sched_groups_doubt(sched);
     checks_distrust(sched->checks);
 }

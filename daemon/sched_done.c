@@ -42,13 +42,13 @@ static void answer_prefetch(const struct sched *sched, const struct done_view *d
 }
 
 /* Nothing is changed before the whole answer is known to hold what was asked for. */
-static int answer_verify(const struct sched *sched, const struct done_view *done)
+static int answer_verify(const struct sched *sched, uint32_t group, const struct done_view *done)
 {
     uint32_t rank_count = pool_geometry(sched->pool)->rank_count, at = 0;
     for (uint32_t i = 0; i < done->header->seq_count; i++) {
         answer_prefetch(sched, done, i);
         const struct seq *seq = sched_seq_find(sched, done->seqs[i].seq_id);
-        if (!seq || seq->rows_in_flight == 0) return ERR_PEER;
+        if (!seq || seq->rows_in_flight == 0 || seq->group != group) return ERR_PEER;
         uint32_t end = seq->computed + seq->rows_in_flight;
         for (uint32_t page = seq->computed / PAGE_TOKENS; page < end / PAGE_TOKENS; page++)
             if (!seals_next(done, seq->pages[page].page_idx, rank_count, &at)) return ERR_PEER;
@@ -161,15 +161,20 @@ static uint32_t seq_answer(struct answer *answer, const struct done_seq *done_se
     return count;
 }
 
-int sched_complete(struct sched *sched, uint64_t now_ns, const struct done_view *done,
+int sched_complete(struct sched *sched, uint32_t group_idx, uint64_t now_ns, const struct done_view *done,
                    struct sched_event *events)
 {
-    CHECK(sched->in_flight);
-    int r = answer_verify(sched, done);
+    struct sched_group *group = &sched->groups[group_idx];
+    CHECK(group->in_flight);
+    int r = answer_verify(sched, group_idx, done);
     if (r < 0) return r;
-    sched->in_flight = false;
-    if (checks_passed(sched->checks) == 0) // else hashing is in its time
-        step_cost_learn(&sched->cost, &sched->load, done->header->step_ns);
+    if (group->is_void) {
+        (void)sched_step_drop(sched, group_idx, now_ns); // of the pages somebody else has told
+        return 0;
+    }
+    group->in_flight = false;
+    if (checks_passed(sched->checks, group_idx) == 0) // else hashing is in its time
+        step_cost_learn(&group->cost, &group->load, done->header->step_ns);
     struct answer answer = {.sched = sched, .done = done, .now_ns = now_ns};
     uint32_t event_count = 0;
     for (uint32_t i = 0; i < done->header->seq_count; i++) {
@@ -181,24 +186,20 @@ int sched_complete(struct sched *sched, uint64_t now_ns, const struct done_view 
 
 /* Rows below `computed` were finished by earlier steps and the lost step wrote only rows past them, so
  * the pages stay and the same rows are planned again, and so is the copy they may begin with. */
-int sched_lost(struct sched *sched, uint64_t now_ns, struct sched_event *events)
+int sched_lost(struct sched *sched, uint32_t group, uint64_t now_ns, struct sched_event *events)
 {
     int event_count = 0;
-    sched->in_flight = false;
-    checks_open(sched->checks);
-    for (uint32_t slot = sched->running.first, next; slot != SEQ_NONE; slot = next) {
+    CHECK(sched->groups[group].in_flight);
+    for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next) {
         struct seq *seq = &sched->seqs[slot];
-        next = seq->next;
-        seq->losses += seq->rows_in_flight > 0;
-        seq->rows_in_flight = 0;
+        if (seq->group != group || seq->rows_in_flight == 0) continue;
+        seq->losses++;
         sched->has_suspects |= sched_is_suspect(seq);
-        if (seq->removed) {
-            sched_seq_end(sched, slot, now_ns);
-        } else if (seq->losses >= SCHED_LOSSES_MAX) {
-            sched_seq_pause(sched, slot, true); // until its owner removes it
-            events[event_count++] = (struct sched_event){
-                .kind = SCHED_FAILED, .seq_id = sched_seq_id(sched, slot), .owner = seq->owner};
-        }
+        if (seq->removed || seq->losses < SCHED_LOSSES_MAX) continue;
+        sched_seq_pause(sched, slot, true); // until its owner removes it
+        events[event_count++] = (struct sched_event){
+            .kind = SCHED_FAILED, .seq_id = sched_seq_id(sched, slot), .owner = seq->owner};
     }
+    (void)sched_step_drop(sched, group, now_ns); // as in sched_complete
     return event_count;
 }

@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* sched_plan - one step's order: decodes, then prefills, with those that came in.
+/* sched_plan - one step's order: decodes, then prefills, with those that came in. Where there are several groups of
+ * workers it is the order of one of them: sequences of others are stepped over, and those that are in a step now are
+ * neither planned nor preempted.
  *
  * 0. A sequence that the worker may have died of is planned alone, before any other.
  * 1. If the first of those that wait has a higher priority and does not fit, others make way (sched_admit.c).
- * 2. The most urgent that is not paused gets a place for a row, whoever has to go for it.
+ * 2. The most urgent that is neither paused nor in a step gets a place for a row, whoever has to go for it, and then the
+ *    most urgent of this group.
  * 3. Each running sequence with one row left gets it (decode), most urgent first.
  * 4. If nobody was preempted, waiting sequences are admitted while they fit (sched_admit.c). Paused ones give way.
  * 5. Prefills, in chunks: how many rows, and who gets them, is for pace.h. */
@@ -18,12 +21,13 @@ uint32_t sched_victim_paused(const struct sched *sched)
 {
     if (sched->running_paused == 0) return SEQ_NONE;
     uint32_t slot = sched->running.last;
-    while (!sched->seqs[slot].paused) slot = sched->seqs[slot].previous;
+    while (slot != SEQ_NONE && (!sched->seqs[slot].paused || sched->seqs[slot].rows_in_flight > 0))
+        slot = sched->seqs[slot].previous;
     return slot;
 }
 
-/* Who gives its pages to slot: a paused one, else the last in the order that is not in the plan. Those before slot are
- * spared, so that the first always gets on. */
+/* Who gives its pages to slot: a paused one, else the last in the order that is not in the plan, nor in another group's
+ * step. Those before slot are spared, so that the first always gets on. */
 static uint32_t victim_for(const struct step *step, uint32_t slot)
 {
     const struct sched *sched = step->sched;
@@ -113,7 +117,7 @@ static bool plan_has_room(const struct step *step, const struct seq *seq, uint32
 /* A page that the step reads and that nobody has looked at since it may have been written to. */
 static void plan_push_check(const struct step *step, struct plan_page page)
 {
-    if (!checks_ask(step->sched->checks, page.page_idx)) return;
+    if (!checks_ask(step->sched->checks, step->group_idx, page.page_idx)) return;
     int pushed = plan_writer_check(step->writer, page);
     CHECK(pushed >= 0); // room for every page once
 }
@@ -152,10 +156,10 @@ static uint32_t biases_held(const struct seq *seq)
 /* What the rows add to the step, for its cost. Called once they are in flight. */
 static void load_add(struct step *step, const struct seq *seq, uint32_t rows, bool scores)
 {
-    struct sched *sched = step->sched;
+    struct sched_group *group = step->group;
     bool samples = seq->computed + rows == seq->token_count;
-    step_load_add(&sched->load, rows, seq->computed, scores ? rows : samples);
-    *(sched_rows_wanted(seq) == 1 ? &sched->last_step.decode_rows : &sched->last_step.prefill_rows) += rows;
+    step_load_add(&group->load, rows, seq->computed, scores ? rows : samples);
+    *(sched_rows_wanted(seq) == 1 ? &group->last_step.decode_rows : &group->last_step.prefill_rows) += rows;
 }
 
 static void plan_push(struct step *step, uint32_t slot, uint32_t rows)
@@ -206,14 +210,21 @@ static void seq_plan(struct step *step, uint32_t slot, uint32_t rows)
     plan_push(step, slot, rows);
 }
 
-/* Step 2. Later the pages may all be with planned ones, which keep them. */
+/* Step 2. Later the pages may all be with planned ones, which keep them. The first of all goes before the first of this
+ * group: the sequences of this group are in no step now, but may be in one whenever the other is planned. */
 static void first_secure(struct step *step)
 {
     const struct sched *sched = step->sched;
-    uint32_t slot = sched->running.first;
-    while (slot != SEQ_NONE && sched->seqs[slot].paused) slot = sched->seqs[slot].next;
-    if (slot != SEQ_NONE && sched_rows_wanted(&sched->seqs[slot]) > 0)
-        (void)pages_ensure(step, slot, 1); // always can
+    bool is_first = true;
+    for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next) {
+        const struct seq *seq = &sched->seqs[slot];
+        bool is_ours = seq->group == step->group_idx;
+        if (seq->paused || seq->rows_in_flight > 0 || (!is_first && !is_ours)) continue;
+        is_first = false;
+        /* Can always where no other step is in flight. */
+        if (sched_rows_wanted(seq) > 0) (void)pages_ensure(step, slot, 1);
+        if (is_ours) return;
+    }
 }
 
 static bool list_has_suspect(const struct sched *sched, const struct seq_list *list)
@@ -230,7 +241,7 @@ static void plan_suspect(struct step *step)
     if (!sched->has_suspects) return;
     for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next) {
         const struct seq *seq = &sched->seqs[slot];
-        if (!sched_is_suspect(seq) || seq->paused) continue;
+        if (!sched_is_suspect(seq) || seq->paused || seq->group != step->group_idx) continue;
         seq_plan(step, slot, sched_rows_wanted(seq));
         return;
     }
@@ -251,16 +262,17 @@ static void plan_decodes(struct step *step)
         }
         if (seq->paused || sched_is_suspect(seq)) continue;
         sched_share_stuck(sched, slot);
+        if (seq->group != step->group_idx) continue;
         if (sched_rows_wanted(seq) == 1) seq_plan(step, slot, 1);
         else step->prefill_count++;
     }
 }
 
-/* Whether a running sequence may get rows of step 5. */
-static bool is_prefilling(const struct seq *seq)
+/* Whether a sequence may get rows of step 5. */
+static bool is_prefilling(const struct step *step, const struct seq *seq)
 {
-    return seq->state == SEQ_RUNNING && !seq->paused && !seq->rows_in_flight && !sched_is_suspect(seq) &&
-           sched_rows_wanted(seq) > 0;
+    return seq->state == SEQ_RUNNING && seq->group == step->group_idx && !seq->paused &&
+           !seq->rows_in_flight && !sched_is_suspect(seq) && sched_rows_wanted(seq) > 0;
 }
 
 /* Who wants rows, the most urgent first; also those that came in with all but one row cached. -> their number. */
@@ -270,7 +282,7 @@ static uint32_t prompts_list(const struct step *step, struct pace_prompt *prompt
     uint32_t count = 0;
     for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next) {
         const struct seq *seq = &sched->seqs[slot];
-        if (!is_prefilling(seq)) continue;
+        if (!is_prefilling(step, seq)) continue;
         uint32_t wanted = sched_rows_wanted(seq);
         if (sched_is_scoring(seq) && wanted > step->score_rows_left) wanted = step->score_rows_left;
         if (wanted == 0) continue;
@@ -284,46 +296,54 @@ static uint32_t prompts_list(const struct step *step, struct pace_prompt *prompt
 static void plan_prefills(struct step *step)
 {
     struct sched *sched = step->sched;
+    struct sched_group *group = step->group;
     struct pace_prompt prompts[PLAN_SEQS_MAX];
     if (step->prefill_count + step->admitted_count == 0) return;
     uint32_t places = sched->conf.seqs_max - sched->running.count;
+    uint32_t waiting = sched->ready.count < places ? sched->ready.count : places;
     struct pace pace = {
-        .cost = &sched->cost,
-        .decodes = sched->load,
-        .waiting = sched->ready.count < places ? sched->ready.count : places,
+        .cost = &group->cost,
+        .decodes = group->load,
+        .waiting = waiting / sched_groups_up(sched), // its part of them
         .target_ns = sched->conf.itl_target_ns,
         .rows_max = step->rows_left,
-        .may_burst = sched->step + PACE_BURST_STEPS >= sched->burst_step,
+        .may_burst = group->step_count + PACE_BURST_STEPS >= group->burst_step,
     };
     bool burst;
     uint32_t count = prompts_list(step, prompts);
     if (count == 0) return; // the rows are for a suspect that came in alone
     step->rows_left = pace_share(&pace, prompts, count, &burst);
     if (burst)
-        sched->burst_step = (sched->burst_step > sched->step ? sched->burst_step : sched->step) +
+        group->burst_step = (group->burst_step > group->step_count ? group->burst_step : group->step_count) +
                             PACE_BURST_STEPS;
     for (uint32_t i = 0; i < count; i++)
-        if (prompts[i].rows > 0 && is_prefilling(&sched->seqs[prompts[i].slot]))
+        if (prompts[i].rows > 0 && is_prefilling(step, &sched->seqs[prompts[i].slot]))
             seq_plan(step, prompts[i].slot, prompts[i].rows);
     /* What some could not take, for want of pages, is for those that got none. */
     for (uint32_t i = 0; i < count && step->rows_left > 0; i++)
-        if (is_prefilling(&sched->seqs[prompts[i].slot]))
+        if (is_prefilling(step, &sched->seqs[prompts[i].slot]))
             seq_plan(step, prompts[i].slot, prompts[i].rows_wanted);
 }
 
-int sched_plan(struct sched *sched, uint64_t now_ns, struct plan_writer *writer)
+int sched_plan(struct sched *sched, uint32_t group_idx, uint64_t now_ns, struct plan_writer *writer)
 {
-    if (sched->in_flight) return 0;
+    CHECK(group_idx < sched->conf.group_count);
+    struct sched_group *group = &sched->groups[group_idx];
+    group->is_up = true;
+    if (group->in_flight || sched->has_bads) return 0;
     if (sched->running.count == 0 && sched->waiting.count == 0) return 0;
     struct step step = {
         .sched = sched,
+        .group = group,
+        .group_idx = group_idx,
         .writer = writer,
         .now_ns = now_ns,
         .rows_left = sched->conf.tokens_max,
         .score_rows_left = PLAN_SCORE_ROWS_MAX,
     };
-    sched->load = (struct step_load){0};
-    sched->last_step = (struct sched_step){0};
+    group->load = (struct step_load){0};
+    group->last_step = (struct sched_step){0};
+    sched_groups_balance(sched);
     plan_writer_begin(writer, sched->step + 1, sched->conf.epoch);
     plan_suspect(&step);
     if (step.seq_count == 0) {
@@ -340,8 +360,9 @@ int sched_plan(struct sched *sched, uint64_t now_ns, struct plan_writer *writer)
         if (step.seq_count == 0) plan_prefills(&step);
     }
     if (step.seq_count == 0) return 0;
-    sched->last_step.predicted_ns = (uint64_t)step_cost_predict(&sched->cost, &sched->load);
+    group->last_step.predicted_ns = (uint64_t)step_cost_predict(&group->cost, &group->load);
+    group->step_count++;
+    group->in_flight = true;
     sched->step++;
-    sched->in_flight = true;
     return (int)step.seq_count;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* sched_state - the insides that sched.c (life of a sequence), sched_plan.c (a step's order), sched_admit.c (who
- * comes in and who has to go for it), sched_share.c (who waits for another's pages), sched_expire.c (deadlines),
+ * comes in and who has to go for it), sched_group.c (whose steps a sequence is in), sched_share.c (who waits for
+ * another's pages), sched_expire.c (deadlines),
  * sched_done.c (a step's answer) and sched_check.c (audit) share. Nobody else but the simulation includes this.
  *
  * Cost: a step looks at every running sequence, and at no waiting one but those that come in and at most
@@ -62,7 +63,8 @@ struct seq {
      * `computed`. PAGE_NONE: nothing is to be copied, or the step that did was answered. */
     uint32_t tail_page;
 
-    uint32_t rows_in_flight; // 0: not in the step in flight
+    uint32_t rows_in_flight; // 0: not in the step in flight of its group
+    uint32_t group;          // running: in whose steps it is
     uint64_t served_step;    // the last one planned with rows of it
     uint32_t losses;         // steps with it that were lost, since one was answered
 
@@ -98,8 +100,20 @@ struct seq_list {
     uint32_t first, last, count;
 };
 
+struct sched_group {
+    bool is_up;     // planned since its worker last died
+    bool in_flight; // its step
+    bool is_void;   // in flight: what it read is in doubt, nothing is taken of its answer
+    uint32_t running_count;
+    uint64_t step_count, burst_step; // own steps; when those longer than the target are paid for (pace.h)
+    struct step_cost cost;           // learns from every answer: other groups' CPUs and loads are others
+    struct step_load load;           // of the last step planned
+    struct sched_step last_step;     // likewise
+};
+
 struct sched {
     struct sched_conf conf;
+    struct sched_group *groups; // owned, (conf.group_count)
     struct pool *pool;     // borrowed
     struct prefix *prefix; // borrowed
     struct checks *checks; // owned
@@ -122,13 +136,11 @@ struct sched {
     uint32_t held_count; // of waiting
     uint64_t expired;    // ever
     bool has_suspects;   // none is there when it is false
-    bool in_flight;
-    uint64_t step;
-    uint64_t prefix_queries, prefix_hits, preemptions, prompt_tokens_computed, pages_corrupt;
-    uint64_t burst_step;         // when the steps longer than the target are paid for (pace.h)
-    struct step_cost cost;       // learns from every answer
-    struct step_load load;       // of the last step planned
-    struct sched_step last_step; // likewise
+    bool has_bads;       // bads is to be done with when no step is in flight
+    uint32_t *bads;      // owned, (page_count): generation of the page that was found bad, 0: was not
+    uint8_t *bad_marks;  // owned, (page_count): scratch of sched_corrupt.c
+    uint64_t step;       // of all groups
+    uint64_t prefix_queries, prefix_hits, preemptions, prompt_tokens_computed, pages_corrupt, moves;
 };
 
 static inline uint32_t sched_pages_for(uint32_t tokens)
@@ -186,10 +198,27 @@ void sched_seq_release_pages(struct sched *sched, struct seq *seq, uint64_t now_
 /* Ends a sequence that is in no step. */
 void sched_seq_end(struct sched *sched, uint32_t slot, uint64_t now_ns);
 
+/* ---- sched_group.c ---- */
+
+int sched_groups_init(struct sched *sched);          // 0 or -ENOMEM
+bool sched_flies_any(const struct sched *sched);     // a step of some group is in flight
+uint32_t sched_groups_up(const struct sched *sched); // how many compute
+/* The group of one that comes in, in a plan of group `group`. */
+uint32_t sched_group_pick(const struct sched *sched, uint32_t group);
+/* Before a plan: evens them out, as far as sequences are in no step. */
+void sched_groups_balance(struct sched *sched);
+void sched_groups_doubt(struct sched *sched); // the steps in flight are void
+/* The group's step has ended, and nothing of it is taken. -> bad pages that were dropped now */
+uint32_t sched_step_drop(struct sched *sched, uint32_t group, uint64_t now_ns);
+/* sched_corrupt.c: drops bad pages that were waiting for the last step in flight. -> how many */
+uint32_t sched_bads_drop(struct sched *sched, uint64_t now_ns);
+
 /* ---- one step ---- */
 
 struct step { // one call of sched_plan
     struct sched *sched;
+    struct sched_group *group; // whose
+    uint32_t group_idx;
     struct plan_writer *writer;
     uint64_t now_ns;
     uint32_t rows_left;
@@ -218,7 +247,7 @@ static inline bool sched_is_suspect(const struct seq *seq)
     return seq->losses >= SCHED_LOSSES_ALONE;
 }
 
-/* The last in the order that is paused: it computes nothing, and its client may take long. */
+/* The last in the order that is paused and in no step: it computes nothing, and its client may take long. */
 uint32_t sched_victim_paused(const struct sched *sched);
 void sched_preempt(struct step *step, uint32_t slot);
 /* One more page for a sequence: free, evicted, or of one that is preempted for it. 0 or -ENOSPC. */

@@ -62,7 +62,7 @@ int sched_rig_submit(struct sched_rig *rig, const struct sched_request *request,
 
 int sched_rig_plan(struct sched_rig *rig)
 {
-    int seqs = sched_plan(rig->sched, rig->now_ns, rig->writer);
+    int seqs = sched_plan(rig->sched, 0, rig->now_ns, rig->writer);
     if (seqs > 0) sched_rig_order(rig);
     return seqs;
 }
@@ -107,5 +107,5 @@ void sched_rig_answer(struct sched_rig *rig, struct done_view *ret_done)
 
 int sched_rig_complete(struct sched_rig *rig, const struct done_view *done)
 {
-    return sched_complete(rig->sched, rig->now_ns, done, rig->events);
+    return sched_complete(rig->sched, 0, rig->now_ns, done, rig->events);
 }

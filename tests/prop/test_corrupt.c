@@ -215,13 +215,13 @@ static void answer(struct world *w, const struct plan_view *plan)
     assert_int_equal(done_verify(w->done_bytes, bytes, &w->limits, plan, &done, NULL), 0);
     if (bad) {
         uint32_t sealed = pool_sealed_count(w->pool);
-        int dropped = sched_corrupt(w->sched, w->now_ns, done.bads, done.header->bad_count);
+        int dropped = sched_corrupt(w->sched, 0, w->now_ns, done.bads, done.header->bad_count);
         assert_true(dropped >= (int)bad);
         assert_int_equal(pool_sealed_count(w->pool), sealed - (uint32_t)dropped);
         w->dropped += (uint64_t)dropped;
         return;
     }
-    int events = sched_complete(w->sched, w->now_ns, &done, w->events);
+    int events = sched_complete(w->sched, 0, w->now_ns, &done, w->events);
     for (int i = 0; i < events; i++) {
         struct client *client = w->events[i].owner;
         assert_int_equal(w->events[i].kind, SCHED_TOKEN);
@@ -244,15 +244,15 @@ static void die(struct world *w)
         life_begin(w);
         return;
     }
-    if (sched_in_flight(w->sched)) {
-        for (int i = sched_lost(w->sched, w->now_ns, w->events); i-- > 0;) {
+    if (sched_in_flight(w->sched, 0)) {
+        for (int i = sched_lost(w->sched, 0, w->now_ns, w->events); i-- > 0;) {
             struct client *client = w->events[i].owner; // it was there each time
             sched_remove(w->sched, client->seq_id, w->now_ns);
             client->live = false;
         }
     }
     scribble(w);
-    sched_distrust(w->sched);
+    sched_distrust(w->sched, 0);
 }
 
 static void step(struct world *w)
@@ -261,7 +261,7 @@ static void step(struct world *w)
     w->now_ns++;
     struct client *client = &w->clients[rng_below(&w->rng, CLIENTS)];
     if (!client->live) submit(w, client);
-    int seqs = sched_plan(w->sched, w->now_ns, w->writer);
+    int seqs = sched_plan(w->sched, 0, w->now_ns, w->writer);
     if (seqs > 0) {
         struct plan_view plan;
         size_t bytes = plan_writer_finish(w->writer, w->plan_bytes, plan_bytes_max(&w->limits));

@@ -282,7 +282,7 @@ static void step(struct sim *sim)
     struct plan_view plan;
     struct done_view done;
     sim->step++;
-    assert_true(sched_plan(sim->sched, sim->now_ns, sim->writer) > 0);
+    assert_true(sched_plan(sim->sched, 0, sim->now_ns, sim->writer) > 0);
     size_t bytes = plan_writer_finish(sim->writer, sim->plan_bytes, plan_bytes_max(&sim->limits));
     assert_int_equal(plan_verify(sim->plan_bytes, bytes, &sim->limits, &plan, NULL), 0);
     rows_note(sim, &plan);
@@ -291,7 +291,7 @@ static void step(struct sim *sim)
     bytes = done_writer_finish(sim->answer, 0, ns, ns, 0, sim->done_bytes, done_bytes_max(&sim->limits));
     assert_int_equal(done_verify(sim->done_bytes, bytes, &sim->limits, &plan, &done, NULL), 0);
     sim->now_ns += ns + 100000; // and the daemon's turn
-    int events = sched_complete(sim->sched, sim->now_ns, &done, sim->events);
+    int events = sched_complete(sim->sched, 0, sim->now_ns, &done, sim->events);
     for (int i = 0; i < events; i++) token_take(sim, sim->events[i].owner);
     assert_int_equal(sched_check(sim->sched, NULL), 0);
 }

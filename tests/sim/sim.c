@@ -177,9 +177,9 @@ static void bad_pages_take(struct sim *sim, const struct done_view *done)
     for (uint32_t i = 0; i < done->header->bad_count; i++)
         LAW(sim->damages[done->bads[i].page_idx] == done->bads[i].generation);
     sim->counts.found += done->header->bad_count;
-    LAW(sched_corrupt(sim->sched, sim->now_ns, done->bads, done->header->bad_count) >=
+    LAW(sched_corrupt(sim->sched, 0, sim->now_ns, done->bads, done->header->bad_count) >=
         (int)done->header->bad_count);
-    LAW(!sched_in_flight(sim->sched));
+    LAW(!sched_in_flight(sim->sched, 0));
 }
 
 /* As engine.c's completions_pop and completion_take. -> whether the step in flight was answered. */
@@ -209,14 +209,14 @@ static bool answer_take(struct sim *sim, const struct plan_view *plan, bool lies
         struct done_view cut = done;
         header.seal_count--;
         cut.header = &header;
-        LAW(sched_complete(sim->sched, sim->now_ns, &cut, sim->events) == ERR_PEER);
-        LAW(sched_in_flight(sim->sched));
+        LAW(sched_complete(sim->sched, 0, sim->now_ns, &cut, sim->events) == ERR_PEER);
+        LAW(sched_in_flight(sim->sched, 0));
     }
     for (uint32_t i = 0; i < plan->header->seq_count; i++) {
         struct sim_client *client = sim_client_of(sim, plan->seqs[i].seq_id);
         if (client) client->losses = 0;
     }
-    int events = sched_complete(sim->sched, sim->now_ns, &done, sim->events);
+    int events = sched_complete(sim->sched, 0, sim->now_ns, &done, sim->events);
     LAW(events >= 0 && events <= (int)(2 * sim->conf.seqs_max));
     for (int i = 0; i < events; i++) sim_client_event(sim, &sim->events[i], plan->header->step);
     return true;
@@ -241,17 +241,17 @@ static void damage(struct sim *sim)
 /* The worker is dead, or killed for its answer: as group.c's process_exited. */
 static void worker_died(struct sim *sim, const struct plan_view *plan)
 {
-    if (sched_in_flight(sim->sched) && !answer_take(sim, plan, false)) {
+    if (sched_in_flight(sim->sched, 0) && !answer_take(sim, plan, false)) {
         for (uint32_t i = 0; i < plan->header->seq_count; i++) {
             struct sim_client *client = sim_client_of(sim, plan->seqs[i].seq_id);
             if (client) client->losses++;
         }
-        int events = sched_lost(sim->sched, sim->now_ns, sim->events);
+        int events = sched_lost(sim->sched, 0, sim->now_ns, sim->events);
         LAW(events >= 0 && events <= (int)sim->conf.seqs_max);
         for (int i = 0; i < events; i++) sim_client_event(sim, &sim->events[i], plan->header->step);
     }
     damage(sim);
-    sched_distrust(sim->sched);
+    sched_distrust(sim->sched, 0);
     ring_reset_producer(&sim->plan_out);
     ring_reset_consumer(&sim->done_in);
     worker_start(sim);
@@ -320,7 +320,7 @@ static int plan_push(struct sim *sim, struct plan_view *ret_plan)
     void *slot;
     struct err err = {0};
     sim_note_running(sim);
-    int seqs = sched_plan(sim->sched, sim->now_ns, sim->writer);
+    int seqs = sched_plan(sim->sched, 0, sim->now_ns, sim->writer);
     LAW(seqs >= 0);
     if (seqs == 0) sim_check_idle(sim);
     if (seqs == 0) return 0;
@@ -331,8 +331,8 @@ static int plan_push(struct sim *sim, struct plan_view *ret_plan)
     memcpy(slot, sim->plan_bytes, bytes);
     ring_publish(&sim->plan_out, (uint32_t)bytes);
     LAW((int)ret_plan->header->seq_count == seqs);
-    LAW(sched_in_flight(sim->sched));
-    LAW(sched_plan(sim->sched, sim->now_ns, sim->writer) == 0); // one at a time
+    LAW(sched_in_flight(sim->sched, 0));
+    LAW(sched_plan(sim->sched, 0, sim->now_ns, sim->writer) == 0); // one at a time
     sim_check_plan(sim, ret_plan);
     return seqs;
 }

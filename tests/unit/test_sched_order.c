@@ -490,7 +490,7 @@ static void test_a_suspect_that_comes_back_is_planned(void **state)
                                           (struct wish){.family = 1, .prompt_count = 40, .output_max = 4});
     for (int i = 0; i < SCHED_LOSSES_ALONE; i++) {
         assert_int_equal(sched_rig_plan(rig), 1);
-        assert_int_equal(sched_lost(rig->sched, rig->now_ns, rig->events), 0);
+        assert_int_equal(sched_lost(rig->sched, 0, rig->now_ns, rig->events), 0);
     }
     sched_pause(rig->sched, suspect->seq_id, true);
     const struct client *other = submit(&world,

@@ -84,7 +84,7 @@ static uint64_t submit(struct world *world, const uint32_t *prompt, uint32_t cou
 
 static int plan(struct world *world)
 {
-    int seqs = sched_plan(world->sched, ++world->now_ns, world->writer);
+    int seqs = sched_plan(world->sched, 0, ++world->now_ns, world->writer);
     audit(world);
     if (seqs == 0) return 0;
     size_t bytes = plan_writer_finish(world->writer, world->plan_bytes, plan_bytes_max(&world->limits));
@@ -113,7 +113,7 @@ static void answer(struct world *world)
     size_t bytes = done_writer_finish(world->answer, 0, 1, 1, 1, world->done_bytes,
                                       done_bytes_max(&world->limits));
     assert_int_equal(done_verify(world->done_bytes, bytes, &world->limits, &world->plan, &done, NULL), 0);
-    assert_true(sched_complete(world->sched, world->now_ns, &done, world->events) >= 0);
+    assert_true(sched_complete(world->sched, 0, world->now_ns, &done, world->events) >= 0);
     audit(world);
 }
 
@@ -198,7 +198,7 @@ static void test_sched_copies_again_when_a_step_is_lost(void **state)
         assert_int_equal(plan(&world), 1);
         assert_int_equal(world.plan.header->copy_count, 1);
         assert_int_equal(pool_desc(world.pool, world.plan.copies[0].page_idx)->refcount, 1);
-        assert_int_equal(sched_lost(world.sched, world.now_ns, world.events), 0);
+        assert_int_equal(sched_lost(world.sched, 0, world.now_ns, world.events), 0);
         audit(&world);
     }
     assert_int_equal(plan(&world), 1);
