@@ -186,7 +186,7 @@ static struct kern_store store_memory(const struct rig *rig, const struct kern_o
     struct hash128 content;
     struct err err = {0};
     if (!rig->options.shm) return store;
-    if (model_measure(rig->file.gguf, &rig->facts, ops, &store.bytes, &content, &err) < 0) stop(&err);
+    if (model_measure(rig->file.gguf, &rig->facts, NULL, ops, &store.bytes, &content, &err) < 0) stop(&err);
     if (store.bytes > 0) store.base = shared_memory("weights", store.bytes);
     return store;
 }

@@ -96,6 +96,21 @@ bool bind_has(const struct bind *bind, uint32_t layer, const char *stem, const c
     return gguf_tensor_find(bind->gguf, name_of(layer, stem, suffix).text) != NULL;
 }
 
+/* Of a part: what is taken of its tensor. */
+static uint32_t rows_taken(const struct bind_part *part)
+{
+    return part->count > 0 ? part->count : part->rows;
+}
+
+/* Only those rows of a tensor's. */
+static void slice(const struct bind_part *part, struct kern_matrix *matrix)
+{
+    CHECK(part->first <= matrix->rows && rows_taken(part) <= matrix->rows - part->first);
+    const size_t row_bytes = dequant_row_bytes(dequant_find(matrix->type), matrix->cols);
+    matrix->data = (const uint8_t *)matrix->data + part->first * row_bytes;
+    matrix->rows = rows_taken(part);
+}
+
 /* Finds a tensor of exactly (rows, cols), rows 1 for a vector, and marks it taken. -ENOENT when absent. */
 static int take(struct bind *bind, const struct name *name, uint32_t rows, uint32_t cols,
                 struct kern_matrix *ret_matrix, struct err *err)
@@ -153,7 +168,9 @@ int bind_weight(struct bind *bind, uint32_t layer, const struct bind_part *parts
         struct name name = name_of(layer, parts[i].stem, "weight");
         int r = require(take(bind, &name, parts[i].rows, cols, &matrices[i], err), &name, err);
         if (r < 0) return r;
-        const uint32_t facts[] = {pack, part_count, i, matrices[i].type, matrices[i].rows, matrices[i].cols};
+        slice(&parts[i], &matrices[i]);
+        const uint32_t facts[] = {
+            pack, part_count, i, matrices[i].type, matrices[i].rows, matrices[i].cols, parts[i].first};
         bind->content = hash128_chain(bind->content, name.text, strlen(name.text));
         bind->content = hash128_chain(bind->content, facts, sizeof facts);
     }
@@ -203,26 +220,32 @@ int bind_vector(struct bind *bind, uint32_t layer, const char *stem, uint32_t co
 int bind_bias(struct bind *bind, uint32_t layer, const struct bind_part *parts, uint32_t part_count,
               struct kern_vector **ret_vector, struct err *err)
 {
-    uint64_t count = 0;
+    uint64_t count = 0,
+             all = 0; // of a part's elements, the others lie behind those that are taken for a while
     bool present = false;
     for (uint32_t i = 0; i < part_count; i++) {
-        count += parts[i].rows;
+        if (count + parts[i].rows > all) all = count + parts[i].rows;
+        count += rows_taken(&parts[i]);
         if (bind_has(bind, layer, parts[i].stem, "bias")) present = true;
     }
     if (!present) {
         *ret_vector = NULL;
         return 0;
     }
-    CHECK(count <= VECTOR_ELEMENTS_MAX);
-    float *values = calloc(count, sizeof(*values));
+    CHECK(all <= VECTOR_ELEMENTS_MAX);
+    float *values = calloc(all, sizeof(*values));
     if (!values) return err_sys(err, ENOMEM, "bias of %s", parts[0].stem);
     float *out = values;
     int r = 0;
     for (uint32_t i = 0; i < part_count && r == 0; i++) {
         struct name name = name_of(layer, parts[i].stem, "bias");
         r = take_floats(bind, &name, parts[i].rows, out, err);
-        if (r == -ENOENT) r = 0; // stays zero
-        out += parts[i].rows;
+        if (r == -ENOENT) { // zeros
+            memset(out, 0, parts[i].rows * sizeof(*out));
+            r = 0;
+        }
+        memmove(out, out + parts[i].first, rows_taken(&parts[i]) * sizeof(*out));
+        out += rows_taken(&parts[i]);
     }
     if (r == 0) r = make_vector(bind, values, (uint32_t)count, ret_vector, err);
     free(values);

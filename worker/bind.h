@@ -21,7 +21,8 @@ struct bind;
 
 struct bind_part { // one tensor of a weight or of a bias
     const char *stem;
-    uint32_t rows; // outputs
+    uint32_t rows;         // outputs of the tensor
+    uint32_t first, count; // those that are taken: a rank's; count 0: all
 };
 
 int bind_new(const struct gguf *gguf, void (*progress)(void *arg, uint32_t permille), void *progress_arg,
@@ -41,7 +42,7 @@ bool bind_has(const struct bind *bind, uint32_t layer, const char *stem, const c
 /* Parts with a common input of `cols`, packed together. */
 int bind_weight(struct bind *bind, uint32_t layer, const struct bind_part *parts, uint32_t part_count,
                 uint32_t cols, enum kern_pack pack, struct kern_weight **ret_weight, struct err *err);
-/* "STEM.weight" of count elements. */
+/* "STEM.weight" of count elements, all of them. */
 int bind_vector(struct bind *bind, uint32_t layer, const char *stem, uint32_t count,
                 struct kern_vector **ret_vector, struct err *err);
 /* The biases of the parts one after the other; absent ones are zeros, NULL when all are absent. */

@@ -215,7 +215,7 @@ static int store_make(struct worker *worker, const struct kern_ops *ops, struct 
         .progress = loading,
         .progress_arg = worker,
     };
-    int r = model_measure(worker->file.gguf, &worker->facts, ops, &conf.bytes, &conf.content, err);
+    int r = model_measure(worker->file.gguf, &worker->facts, NULL, ops, &conf.bytes, &conf.content, err);
     if (r < 0) return r;
     return store_open(&conf, &worker->store, err);
 }

@@ -43,8 +43,8 @@ static int open_kern(struct model *model, const struct model_conf *conf, struct 
                  .dims = facts->rope_dims,
                  .angles = model->angles,
                  .position_max = conf->position_max},
-        .head_count = facts->head_count,
-        .head_count_kv = facts->head_count_kv,
+        .head_count = model->shard.head_count,
+        .head_count_kv = model->shard.kv_count,
         .head_dims = facts->head_dims,
         .attention_scale = facts->attention_scale,
         .rms_epsilon = facts->rms_epsilon,
@@ -53,30 +53,9 @@ static int open_kern(struct model *model, const struct model_conf *conf, struct 
     return conf->ops->open(&kern_conf, &model->kern, err);
 }
 
-static int make_rows(struct model *model, struct err *err)
-{
-    const struct model_facts *facts = &model->facts;
-    const uint32_t heads_qkv = facts->head_count + 2 * facts->head_count_kv;
-    const struct {
-        uint32_t row_count, cols;
-        struct kern_rows **ret_rows;
-    } wanted[] = {
-        {model->rows_max, facts->embedding_dims, &model->x},
-        {model->rows_max, heads_qkv * facts->head_dims, &model->qkv},
-        {model->rows_max, facts->head_count * facts->head_dims, &model->attention},
-        {model->rows_max, facts->feed_forward_dims, &model->ffn},
-        {model->logits_max, facts->vocab_count, &model->logits},
-    };
-    for (size_t i = 0; i < COUNT_OF(wanted); i++) {
-        int r = model->ops->rows_new(model->kern, wanted[i].row_count, wanted[i].cols, wanted[i].ret_rows,
-                                     err);
-        if (r < 0) return r;
-    }
-    return 0;
-}
-
 /* The caller derives these from the same facts; a difference is a mistake in the house, not in a file. */
-static void check_conf(const struct model_facts *facts, const struct model_conf *conf)
+static void check_conf(const struct model_facts *facts, const struct shard *shard,
+                       const struct model_conf *conf)
 {
     CHECK(conf->threads > 0);
     CHECK(conf->rows_max > 0);
@@ -86,17 +65,18 @@ static void check_conf(const struct model_facts *facts, const struct model_conf 
     CHECK(conf->cache.base);
     CHECK(conf->cache.page_tokens > 0);
     CHECK(conf->cache.layer_count == facts->layer_count);
-    CHECK(conf->cache.head_count_kv == facts->head_count_kv);
+    CHECK(conf->cache.head_count_kv == shard->kv_count);
     CHECK(conf->cache.head_dims == facts->head_dims);
 }
 
 /* A model without kern, to be bound. */
-static int model_new(const struct model_facts *facts, const struct kern_ops *ops, struct model **ret_model,
-                     struct err *err)
+static int model_new(const struct model_facts *facts, const struct shard *shard, const struct kern_ops *ops,
+                     struct model **ret_model, struct err *err)
 {
     struct model *model = calloc(1, sizeof(*model));
     if (!model) return err_sys(err, ENOMEM, "model");
     model->facts = *facts;
+    model->shard = *shard;
     model->ops = ops;
     model->arch = find_arch(facts->architecture);
     model->angles = calloc(facts->rope_dims / 2 + 1, sizeof(*model->angles));
@@ -114,15 +94,18 @@ static int model_new(const struct model_facts *facts, const struct kern_ops *ops
     return 0;
 }
 
-int model_measure(const struct gguf *gguf, const struct model_facts *facts, const struct kern_ops *ops,
-                  uint64_t *ret_bytes, struct hash128 *ret_content, struct err *err)
+int model_measure(const struct gguf *gguf, const struct model_facts *facts, const struct shard *shard,
+                  const struct kern_ops *ops, uint64_t *ret_bytes, struct hash128 *ret_content,
+                  struct err *err)
 {
+    struct shard whole;
     *ret_bytes = 0;
     *ret_content = (struct hash128){0};
     if (!ops->weight_measure) return 0;
     struct bind *bind = NULL;
     struct model *model;
-    int r = model_new(facts, ops, &model, err);
+    int r = shard ? 0 : shard_make(facts, 1, 0, &whole, err);
+    if (r == 0) r = model_new(facts, shard ? shard : &whole, ops, &model, err);
     if (r < 0) return r;
     r = bind_new(gguf, NULL, NULL, &bind, err);
     if (r == 0) {
@@ -143,15 +126,23 @@ int model_measure(const struct gguf *gguf, const struct model_facts *facts, cons
 int model_open(const struct gguf *gguf, const struct model_facts *facts, const struct model_conf *conf,
                struct model **ret_model, struct err *err)
 {
-    check_conf(facts, conf);
+    struct shard shard;
     struct bind *bind = NULL;
     struct model *model;
-    int r = model_new(facts, conf->ops, &model, err);
+    int r = shard_make(facts, dist_rank_count(conf->dist), dist_rank(conf->dist), &shard, err);
     if (r < 0) return r;
+    check_conf(facts, &shard, conf);
+    r = model_new(facts, &shard, conf->ops, &model, err);
+    if (r < 0) return r;
+    model->dist = conf->dist;
     model->cache = conf->cache;
     model->rows_max = conf->rows_max;
     model->logits_max = conf->logits_max;
     model->position_max = conf->position_max;
+    model->own_tokens = calloc(model->rows_max, sizeof(*model->own_tokens));
+    model->owners = calloc(model->rows_max, sizeof(*model->owners));
+    if (!model->own_tokens || !model->owners) r = err_sys(err, ENOMEM, "model");
+    if (r < 0) goto out;
     r = bind_new(gguf, conf->progress, conf->progress_arg, &bind, err);
     if (r < 0) goto out;
     r = model->arch->angles(bind, facts, model->angles, err);
@@ -163,7 +154,7 @@ int model_open(const struct gguf *gguf, const struct model_facts *facts, const s
     if (r < 0) goto out;
     r = bind_finish(bind, err);
     if (r < 0) goto out;
-    r = make_rows(model, err);
+    r = model_make_rows(model, err);
     if (r < 0) goto out;
     *ret_model = model;
     model = NULL;
@@ -177,6 +168,8 @@ void model_close(struct model *model)
 {
     if (!model) return;
     if (model->kern) model->ops->close(model->kern);
+    free(model->own_tokens);
+    free(model->owners);
     free(model->layers);
     free(model->angles);
     free(model);
@@ -237,7 +230,8 @@ int model_forward(struct model *model, const struct kern_batch *batch, const uin
 {
     int r = verify_batch(model, batch, logit_rows, logit_count, err);
     if (r < 0) return r;
-    model->arch->forward(model, batch, logit_rows, logit_count);
+    r = model->arch->forward(model, batch, logit_rows, logit_count);
+    if (r < 0) return ERR(err, r, "a step of the group of ranks: %s", err_name(r));
     r = model->ops->sync(model->kern, err);
     if (r < 0) return r;
     *ret_logits = model->ops->fetch(model->kern, model->logits, logit_count);

@@ -8,6 +8,8 @@
 #include "common/base/err.h"
 #include "common/gguf/facts.h"
 #include "common/gguf/gguf.h"
+#include "common/gguf/shard.h"
+#include "worker/dist.h"
 #include "worker/kern/kern.h"
 
 struct model; // owns kern, weights and activations
@@ -19,17 +21,19 @@ struct model_conf {
     uint32_t rows_max;   // rows of a step
     uint32_t logits_max; // rows of a step that need logits
     uint32_t position_max;
-    struct kern_cache cache;
+    struct kern_cache cache; // of this rank's KV heads
+    struct dist *dist;       // borrowed until close: the group that computes the model; NULL: alone
     struct kern_store store; // of model_measure's bytes; {NULL}: packed weights in the model's own memory
     void (*progress)(void *arg, uint32_t permille); // called while weights are packed; may be NULL
     void *progress_arg;
 };
 
 /* What the packed weights of a file are on a machine: bytes, and a hash of everything that the packed bytes
- * depend on but the file's content: kernels, their packing, tensors, order. -> 0 with *ret_bytes 0 when this
+ * depend on but the file's content: kernels, their packing, tensors, order, what of them is the shard's (NULL: all). -> 0 with *ret_bytes 0 when this
  * machine keeps weights in no kern_store; errors as of model_open. */
-int model_measure(const struct gguf *gguf, const struct model_facts *facts, const struct kern_ops *ops,
-                  uint64_t *ret_bytes, struct hash128 *ret_content, struct err *err);
+int model_measure(const struct gguf *gguf, const struct model_facts *facts, const struct shard *shard,
+                  const struct kern_ops *ops, uint64_t *ret_bytes, struct hash128 *ret_content,
+                  struct err *err);
 
 /* Binds: finds every tensor the architecture needs, verifies names, shapes and types (ERR_FORMAT names the
  * tensor), packs. gguf is borrowed until return. */
@@ -38,7 +42,8 @@ int model_open(const struct gguf *gguf, const struct model_facts *facts, const s
 void model_close(struct model *model); // NULL is fine
 
 /* Runs one step. logit_rows: (logit_count) row numbers of the batch, ascending. *ret_logits: (logit_count,
- * vocab_count) floats, valid until the next call. Row results are independent of the rest of the batch. */
+ * vocab_count) floats, valid until the next call. Row results are independent of the rest of the batch. All ranks of a
+ * group call it with the same; then err may also be what their dist's look said. */
 int model_forward(struct model *model, const struct kern_batch *batch, const uint32_t *logit_rows,
                   uint32_t logit_count, const float **ret_logits, struct err *err);
 

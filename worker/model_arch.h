@@ -10,6 +10,7 @@
 #include "worker/bind.h"
 #include "worker/model.h"
 
+/* A rank's matrices are its outputs of the file's (common/gguf/shard.h). */
 struct model_layer { // biases are NULL where the file has none
     struct kern_vector *attention_norm;
     struct kern_weight *qkv; // outputs q, k, v
@@ -28,6 +29,10 @@ struct model {
     const struct kern_ops *ops;
     struct kern *kern; // owned, with everything below that the kern made
     struct model_facts facts;
+    struct dist *dist; // NULL: alone
+    struct shard shard;
+    uint32_t *own_tokens; // owned; (rows_max): of a step, UINT32_MAX for those of another rank
+    uint16_t *owners;     // owned; (rows_max): ranks of them
     struct kern_cache cache;
     uint32_t rows_max, logits_max, position_max;
 
@@ -39,7 +44,7 @@ struct model {
 
     /* Activations of a step, one row a token. */
     struct kern_rows *x;         // (rows_max, embedding_dims) residual stream
-    struct kern_rows *qkv;       // (rows_max, (head_count + 2 head_count_kv) * head_dims)
+    struct kern_rows *qkv;       // (rows_max, (head_count + 2 head_count_kv) * head_dims), of our heads
     struct kern_rows *attention; // (rows_max, head_count * head_dims)
     struct kern_rows *ffn;       // (rows_max, feed_forward_dims)
     struct kern_rows *logits;    // (logits_max, vocab_count)
@@ -51,11 +56,18 @@ struct model_arch {
     int (*angles)(struct bind *bind, const struct model_facts *facts, float *ret_angles, struct err *err);
     /* Fills embedding, head, output_norm and layers. */
     int (*bind)(struct bind *bind, struct model *model, struct err *err);
-    /* Queues the ops of one verified step; logits only when logit_count > 0. */
-    void (*forward)(struct model *model, const struct kern_batch *batch, const uint32_t *logit_rows,
-                    uint32_t logit_count);
+    /* Queues the ops of one verified step; logits only when logit_count > 0. Negative: of a gather. */
+    int (*forward)(struct model *model, const struct kern_batch *batch, const uint32_t *logit_rows,
+                   uint32_t logit_count);
 };
 
 extern const struct model_arch model_arch_llama;
+
+/* model_ranks.c: the rows of a step; x = embedding of all tokens; and what stands between an op that writes to rows
+ * and one that reads all of their columns. 0, or the negative code of dist. */
+int model_make_rows(struct model *model, struct err *err);
+int model_embed(struct model *model, const struct kern_batch *batch);
+int model_gather(struct model *model, const struct kern_rows *rows, const struct shard_cut *cut,
+                 uint32_t row_count);
 
 #endif

@@ -29,13 +29,25 @@ static int llama_angles(struct bind *bind, const struct model_facts *facts, floa
     return 0;
 }
 
+/* A rank's outputs of a tensor. */
+static struct bind_part part_of(const char *stem, uint32_t rows, const struct shard *shard,
+                                const struct shard_cut *cut)
+{
+    return (struct bind_part){stem, rows, shard_first(cut, shard->rank), shard_count(cut, shard->rank)};
+}
+
 static int bind_attention(struct bind *bind, struct model *model, uint32_t il, struct err *err)
 {
     const struct model_facts *facts = &model->facts;
+    const struct shard *shard = &model->shard;
+    const uint32_t dims = facts->head_dims, q_rows = facts->head_count * dims,
+                   kv_rows = facts->head_count_kv * dims;
+    const uint32_t kv_first = shard->kv_first * dims, kv_count = shard->kv_count * dims;
     struct model_layer *layer = &model->layers[il];
-    uint32_t q_rows = facts->head_count * facts->head_dims, kv_rows = facts->head_count_kv * facts->head_dims;
-    const struct bind_part qkv[] = {{"attn_q", q_rows}, {"attn_k", kv_rows}, {"attn_v", kv_rows}};
-    const struct bind_part out = {"attn_output", facts->embedding_dims};
+    const struct bind_part qkv[] = {{"attn_q", q_rows, shard->head_first * dims, shard->head_count * dims},
+                                    {"attn_k", kv_rows, kv_first, kv_count},
+                                    {"attn_v", kv_rows, kv_first, kv_count}};
+    const struct bind_part out = part_of("attn_output", facts->embedding_dims, shard, &shard->stream);
     int r = bind_vector(bind, il, "attn_norm", facts->embedding_dims, &layer->attention_norm, err);
     if (r < 0) return r;
     r = bind_weight(bind, il, qkv, 3, facts->embedding_dims, KERN_CONCAT, &layer->qkv, err);
@@ -51,9 +63,11 @@ static int bind_ffn(struct bind *bind, struct model *model, uint32_t il, struct 
 {
     const struct model_facts *facts = &model->facts;
     struct model_layer *layer = &model->layers[il];
-    const struct bind_part gate_up[] = {{"ffn_gate", facts->feed_forward_dims},
-                                        {"ffn_up", facts->feed_forward_dims}};
-    const struct bind_part down = {"ffn_down", facts->embedding_dims};
+    const struct shard *shard = &model->shard;
+    const struct bind_part gate_up[] = {
+        part_of("ffn_gate", facts->feed_forward_dims, shard, &shard->feed_forward),
+        part_of("ffn_up", facts->feed_forward_dims, shard, &shard->feed_forward)};
+    const struct bind_part down = part_of("ffn_down", facts->embedding_dims, shard, &shard->stream);
     int r = bind_vector(bind, il, "ffn_norm", facts->embedding_dims, &layer->ffn_norm, err);
     if (r < 0) return r;
     r = bind_weight(bind, il, gate_up, 2, facts->embedding_dims, KERN_GATE_UP, &layer->gate_up, err);
@@ -70,8 +84,9 @@ static int bind_ffn(struct bind *bind, struct model *model, uint32_t il, struct 
 static int llama_bind(struct bind *bind, struct model *model, struct err *err)
 {
     const struct model_facts *facts = &model->facts;
-    const struct bind_part embedding = {"token_embd", facts->vocab_count};
-    const struct bind_part head = {"output", facts->vocab_count};
+    const struct shard *shard = &model->shard;
+    const struct bind_part embedding = part_of("token_embd", facts->vocab_count, shard, &shard->vocab);
+    const struct bind_part head = part_of("output", facts->vocab_count, shard, &shard->vocab);
     int r = bind_weight(bind, BIND_GLOBAL, &embedding, 1, facts->embedding_dims, KERN_CONCAT,
                         &model->embedding, err);
     for (uint32_t il = 0; il < facts->layer_count && r == 0; il++) {
@@ -86,27 +101,37 @@ static int llama_bind(struct bind *bind, struct model *model, struct err *err)
     return bind_weight(bind, BIND_GLOBAL, &head, 1, facts->embedding_dims, KERN_CONCAT, &model->head, err);
 }
 
-static void llama_forward(struct model *model, const struct kern_batch *batch, const uint32_t *logit_rows,
-                          uint32_t logit_count)
+static int llama_layer(struct model *model, const struct kern_batch *batch, uint32_t il)
 {
     const struct kern_ops *ops = model->ops;
+    const struct model_layer *layer = &model->layers[il];
+    const struct shard *shard = &model->shard;
     struct kern *kern = model->kern;
-    uint32_t rows = batch->row_count;
+    const uint32_t rows = batch->row_count;
+    ops->norm_project(kern, model->x, layer->attention_norm, layer->qkv, layer->qkv_bias, rows, model->qkv);
+    ops->attend(kern, il, NULL, model->qkv, batch, model->attention);
+    int r = model_gather(model, model->attention, &shard->attention, rows);
+    if (r < 0) return r;
+    ops->project_add(kern, model->attention, layer->attention_out, layer->attention_out_bias, rows, model->x);
+    r = model_gather(model, model->x, &shard->stream, rows);
+    if (r < 0) return r;
+    ops->norm_gate_up(kern, model->x, layer->ffn_norm, layer->gate_up, layer->gate_bias, layer->up_bias, rows,
+                      model->ffn);
+    r = model_gather(model, model->ffn, &shard->feed_forward, rows);
+    if (r < 0) return r;
+    ops->project_add(kern, model->ffn, layer->down, layer->down_bias, rows, model->x);
+    return model_gather(model, model->x, &shard->stream, rows);
+}
 
-    ops->embed(kern, model->embedding, batch, model->x);
-    for (uint32_t il = 0; il < model->facts.layer_count; il++) {
-        const struct model_layer *layer = &model->layers[il];
-        ops->norm_project(kern, model->x, layer->attention_norm, layer->qkv, layer->qkv_bias, rows,
-                          model->qkv);
-        ops->attend(kern, il, NULL, model->qkv, batch, model->attention);
-        ops->project_add(kern, model->attention, layer->attention_out, layer->attention_out_bias, rows,
-                         model->x);
-        ops->norm_gate_up(kern, model->x, layer->ffn_norm, layer->gate_up, layer->gate_bias, layer->up_bias,
-                          rows, model->ffn);
-        ops->project_add(kern, model->ffn, layer->down, layer->down_bias, rows, model->x);
-    }
-    if (logit_count == 0) return;
-    ops->norm_head(kern, model->x, logit_rows, logit_count, model->output_norm, model->head, model->logits);
+static int llama_forward(struct model *model, const struct kern_batch *batch, const uint32_t *logit_rows,
+                         uint32_t logit_count)
+{
+    int r = model_embed(model, batch);
+    for (uint32_t il = 0; il < model->facts.layer_count && r == 0; il++) r = llama_layer(model, batch, il);
+    if (r < 0 || logit_count == 0) return r;
+    model->ops->norm_head(model->kern, model->x, logit_rows, logit_count, model->output_norm, model->head,
+                          model->logits);
+    return model_gather(model, model->logits, &model->shard.vocab, logit_count);
 }
 
 const struct model_arch model_arch_llama = {

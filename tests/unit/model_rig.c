@@ -17,16 +17,20 @@ static int start(struct model_rig *rig, const struct model_rig_conf *conf, struc
 {
     int r = model_facts_read(rig->gguf, &rig->facts, err);
     if (r < 0) return r;
+    struct shard shard;
+    const uint32_t rank_count = dist_rank_count(conf->dist);
+    r = shard_make(&rig->facts, rank_count, dist_rank(conf->dist), &shard, err);
+    if (r < 0) return r;
     rig->rows_max = conf->rows_max;
     rig->logits_max = conf->logits_max;
     rig->cache = (struct kern_cache){.page_count = conf->page_count,
                                      .page_tokens = conf->page_tokens ? conf->page_tokens : PAGE_TOKENS,
                                      .layer_count = rig->facts.layer_count,
-                                     .head_count_kv = rig->facts.head_count_kv,
+                                     .head_count_kv = shard.kv_count,
                                      .head_dims = rig->facts.head_dims,
                                      .kv_type = conf->kv_type};
     struct kern_cache *cache = &rig->cache;
-    cache->page_bytes = cache->layer_count * cache->head_count_kv *
+    cache->page_bytes = cache->layer_count * shard_kv_heads_max(&rig->facts, rank_count) *
                         kern_kv_head_bytes(cache->kv_type, cache->head_dims, cache->page_tokens);
     size_t bytes = (cache->page_bytes * cache->page_count + 63) & ~(size_t)63;
     cache->base = aligned_alloc(64, bytes);
@@ -40,6 +44,7 @@ static int start(struct model_rig *rig, const struct model_rig_conf *conf, struc
                                           .logits_max = conf->logits_max,
                                           .position_max = conf->position_max,
                                           .cache = *cache,
+                                          .dist = conf->dist,
                                           .store = conf->store};
     return model_open(rig->gguf, &rig->facts, &model_conf, &rig->model, err);
 }

@@ -25,6 +25,7 @@ struct model_rig_conf {
     uint32_t page_tokens; // 0: PAGE_TOKENS
     enum kern_kv kv_type;
     struct kern_store store; // {NULL}: none
+    struct dist *dist;       // NULL: alone
 };
 
 /* The file at path, or bytes that the caller keeps until close. */

@@ -59,7 +59,7 @@ static void measure(const struct buf *file, const struct kern_ops *ops, uint64_t
     struct model_facts facts;
     assert_int_equal(gguf_parse(file->bytes, file->len, &gguf, &err), 0);
     assert_int_equal(model_facts_read(gguf, &facts, &err), 0);
-    if (model_measure(gguf, &facts, ops, ret_bytes, ret_content, &err) < 0) fail_msg("%s", err.text);
+    if (model_measure(gguf, &facts, NULL, ops, ret_bytes, ret_content, &err) < 0) fail_msg("%s", err.text);
     gguf_free(gguf);
 }
 

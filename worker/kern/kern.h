@@ -117,6 +117,25 @@ struct kern_conf {
     struct kern_store store; // {NULL}: none
 };
 
+/* Activations that the ranks of a group fill together, each its own columns, in memory that all of them map. Ops write
+ * only ours: col_count is what their weight has outputs, or their heads dimensions. They read all columns. */
+struct kern_share {
+    void *base; // 64-byte aligned, borrowed until close
+    uint64_t bytes;
+    uint32_t col_first, col_count; // ours
+    uint32_t unit;                 // every rank's first column is a multiple of it
+    bool values_only;              // never anything but floats: the residual stream, logits
+};
+
+/* One array of such rows, as far as it is filled: columns [c, c + unit_cols) of a row are the unit_bytes at
+ * c / unit_cols * unit_bytes. */
+struct kern_plane {
+    void *base;
+    uint64_t row_bytes;
+    uint32_t unit_cols, unit_bytes;
+};
+enum { KERN_PLANES_MAX = 2 };
+
 /* What a layer's attention has besides the plain form; all zero: nothing. Scores are natural logits, after
  * attention_scale. */
 struct kern_attend_options {
@@ -154,7 +173,14 @@ struct kern_ops {
     int (*rows_new)(struct kern *kern, uint32_t row_count, uint32_t cols, struct kern_rows **ret_rows,
                     struct err *err);
 
-    /* x[r] = row tokens[r] of the embedding (the matrix given to weight_new with KERN_CONCAT). */
+    /* The same in the memory of a share. ERR_LIMIT when it is too small. */
+    int (*rows_shared)(struct kern *kern, uint32_t row_count, uint32_t cols, const struct kern_share *share,
+                       struct kern_rows **ret_rows, struct err *err);
+    /* What the last op that wrote to shared rows left for the other ranks. -> their number. */
+    uint32_t (*planes)(const struct kern_rows *rows, struct kern_plane ret_planes[KERN_PLANES_MAX]);
+
+    /* x[r] = row tokens[r] of the embedding (the matrix given to weight_new with KERN_CONCAT); a row whose token is not
+     * in it stays as it is: another rank's. */
     void (*embed)(struct kern *kern, const struct kern_weight *embedding, const struct kern_batch *batch,
                   struct kern_rows *x);
     /* out = W . (rmsnorm(x) * norm) + bias (bias may be NULL). */

@@ -45,7 +45,7 @@ static void finish_query(const struct attend_job *job, const struct attend_tile 
     struct kern_rows *out = job->out;
     uint32_t dims = kern->conf.head_dims;
     uint32_t row = tile->row_first + i / job->group;
-    uint32_t col = (kv_head * job->group + i % job->group) * dims;
+    uint32_t col = out->col_first + (kv_head * job->group + i % job->group) * dims;
     float head[HEAD_DIMS_MAX];
     float *to = out->has_values ? out->values + (size_t)row * out->cols + col : head;
     if (job->options.sinks != NULL) {
@@ -148,7 +148,8 @@ static void expect_tile(const struct attend_job *job, const struct attend_tile *
     const struct kern_rows *out = job->out;
     if (!out->has_blocks || tile->is_shared) return;
     const size_t blocks = job->group * job->kern->conf.head_dims / BLOCK_COLS;
-    machine_expect(out->blocks + (size_t)tile->row_first * out->block_count + kv_head * blocks,
+    machine_expect(out->blocks + (size_t)tile->row_first * out->block_count + out->col_first / BLOCK_COLS +
+                       kv_head * blocks,
                    out->block_count * sizeof(*out->blocks), blocks * sizeof(*out->blocks), tile->row_count);
 }
 
@@ -188,7 +189,7 @@ void machine_attend(struct kern *kern, uint32_t layer, const struct kern_attend_
     if (options->sinks != NULL) CHECK(options->sinks->count == conf->head_count);
     CHECK(layer < conf->cache.layer_count);
     CHECK(qkv->has_values && qkv->cols == (conf->head_count + 2 * conf->head_count_kv) * conf->head_dims);
-    CHECK(out->cols == conf->head_count * conf->head_dims);
+    CHECK(out->col_count == conf->head_count * conf->head_dims);
     CHECK(batch->row_count <= conf->rows_max && batch->row_count <= qkv->row_count &&
           batch->row_count <= out->row_count);
     if (batch->row_count == 0) return;

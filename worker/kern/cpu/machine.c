@@ -4,6 +4,7 @@
 #include "worker/kern/cpu/machine.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -236,11 +237,60 @@ static int machine_rows_new(struct kern *kern, uint32_t row_count, uint32_t cols
     *rows = (struct kern_rows){.row_count = row_count,
                                .cols = cols,
                                .block_count = block_count,
+                               .col_count = cols,
+                               .whole_blocks = cols % BLOCK_COLS == 0,
                                .values = values,
                                .blocks = blocks,
                                .has_values = true};
     *ret_rows = rows;
     return 0;
+}
+
+/* Floats, then blocks. Which of them ops fill depends on shapes and types alone, so all ranks fill the same. */
+static int machine_rows_shared(struct kern *kern, uint32_t row_count, uint32_t cols,
+                               const struct kern_share *share, struct kern_rows **ret_rows, struct err *err)
+{
+    const uint32_t block_count = (cols + BLOCK_COLS - 1) / BLOCK_COLS;
+    size_t value_bytes = (size_t)row_count * cols * sizeof(float), block_bytes = 0;
+    value_bytes = (value_bytes + CACHELINE_BYTES - 1) / CACHELINE_BYTES * CACHELINE_BYTES;
+    if (!share->values_only) block_bytes = (size_t)row_count * block_count * sizeof(struct cpu_block);
+    CHECK(share->col_first <= cols && share->col_count <= cols - share->col_first);
+    CHECK((uintptr_t)share->base % CACHELINE_BYTES == 0);
+    if (value_bytes + block_bytes > share->bytes)
+        return ERR(err, ERR_LIMIT, "shared rows of %zu bytes, have %" PRIu64, value_bytes + block_bytes,
+                   share->bytes);
+    void *memory;
+    int r = machine_memory(kern, sizeof(struct kern_rows), &memory, err);
+    if (r < 0) return r;
+    struct kern_rows *rows = memory;
+    *rows = (struct kern_rows){.row_count = row_count,
+                               .cols = cols,
+                               .block_count = block_count,
+                               .col_first = share->col_first,
+                               .col_count = share->col_count,
+                               .whole_blocks = !share->values_only && cols % BLOCK_COLS == 0 &&
+                                               share->unit % BLOCK_COLS == 0,
+                               .values = share->base,
+                               .blocks = (void *)((uint8_t *)share->base + value_bytes),
+                               .has_values = true};
+    *ret_rows = rows;
+    return 0;
+}
+
+static uint32_t machine_planes(const struct kern_rows *rows, struct kern_plane ret_planes[KERN_PLANES_MAX])
+{
+    uint32_t count = 0;
+    if (rows->has_values)
+        ret_planes[count++] = (struct kern_plane){.base = rows->values,
+                                                  .row_bytes = rows->cols * sizeof(float),
+                                                  .unit_cols = 1,
+                                                  .unit_bytes = sizeof(float)};
+    if (rows->has_blocks)
+        ret_planes[count++] = (struct kern_plane){.base = rows->blocks,
+                                                  .row_bytes = rows->block_count * sizeof(struct cpu_block),
+                                                  .unit_cols = BLOCK_COLS,
+                                                  .unit_bytes = sizeof(struct cpu_block)};
+    return count;
 }
 
 static int machine_sync(struct kern *kern, struct err *err)
@@ -298,6 +348,8 @@ static uint64_t machine_weight_bytes(const struct kern *kern)
         .weight_new = machine_weight_new, \
         .vector_new = machine_vector_new, \
         .rows_new = machine_rows_new, \
+        .rows_shared = machine_rows_shared, \
+        .planes = machine_planes, \
         .embed = machine_embed, \
         .norm_project = machine_norm_project, \
         .attend = machine_attend, \

@@ -28,6 +28,8 @@ struct kern_vector {
 struct kern_rows {
     uint32_t row_count, cols;
     uint32_t block_count;     // of a row
+    uint32_t col_first, col_count; // what ops write: all, unless ranks fill them together
+    bool whole_blocks;             // that begins and ends, for each rank, with a block
     float *values;            // (row_count, cols)
     struct cpu_block *blocks; // (row_count, block_count)
     bool has_values, has_blocks;

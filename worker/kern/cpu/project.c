@@ -172,11 +172,17 @@ static const struct cpu_packed *find_group(const struct kern_weight *weight, uin
     return &weight->parts[i];
 }
 
+/* The first of our columns of a row. */
+static float *out_row(const struct kern_rows *out, uint32_t row)
+{
+    return out->values + (size_t)row * out->cols + out->col_first;
+}
+
 /* The GROUP_ROWS outputs of rows that a piece will write, asked for before the product, there after it. */
 static void expect_rows(const struct kern_rows *out, uint32_t col, uint32_t row_first, uint32_t row_count)
 {
-    machine_expect(out->values + (size_t)row_first * out->cols + col, out->cols * sizeof(float),
-                   GROUP_ROWS * sizeof(float), row_count);
+    machine_expect(out->values + (size_t)row_first * out->cols + out->col_first + col,
+                   out->cols * sizeof(float), GROUP_ROWS * sizeof(float), row_count);
 }
 
 /* Whether a piece's output should go around the caches: rows whose distance is a multiple of STREAM_STRIDE share
@@ -217,11 +223,12 @@ static void finish_store(const struct project_job *job, uint32_t group, uint32_t
     _Alignas(64) float sums[PIECE_ROWS_MAX * GROUP_ROWS];
     uint32_t col;
     const struct cpu_packed *part = find_group(job->weight, &group, &col);
-    const bool stream = job->bias == NULL && col % 4 == 0 && streams(job->out, row_count);
+    const bool stream = job->bias == NULL && (job->out->col_first + col) % 4 == 0 &&
+                        streams(job->out, row_count);
     if (!stream) expect_rows(job->out, col, row_first, row_count);
     uint32_t width = group_product(job, part, group, row_first, row_count, sums);
     for (uint32_t r = 0; r < row_count; r++) {
-        float *out = job->out->values + (size_t)(row_first + r) * job->out->cols + col;
+        float *out = out_row(job->out, row_first + r) + col;
         const float *sum = sums + (size_t)r * GROUP_ROWS;
         if (stream && width == GROUP_ROWS) stream_row(sum, out);
         else if (job->bias == NULL) memcpy(out, sum, width * sizeof(float));
@@ -239,7 +246,7 @@ static void finish_add(const struct project_job *job, uint32_t group, uint32_t r
     expect_rows(job->out, col, row_first, row_count);
     uint32_t width = group_product(job, part, group, row_first, row_count, sums);
     for (uint32_t r = 0; r < row_count; r++) {
-        float *restrict out = job->out->values + (size_t)(row_first + r) * job->out->cols + col;
+        float *restrict out = out_row(job->out, row_first + r) + col;
         const float *restrict sum = sums + (size_t)r * GROUP_ROWS;
         if (job->bias == NULL)
             for (uint32_t i = 0; i < width; i++) out[i] += sum[i];
@@ -261,7 +268,8 @@ static void finish_gate_up(const struct project_job *job, uint32_t group, uint32
     _Alignas(64) float gate[PIECE_ROWS_MAX * GROUP_ROWS], up[PIECE_ROWS_MAX * GROUP_ROWS];
     const struct cpu_level *level = job->kern->level;
     struct kern_rows *out = job->out;
-    struct cpu_block *blocks = out->blocks + (size_t)row_first * out->block_count + group;
+    struct cpu_block *blocks = out->blocks + (size_t)row_first * out->block_count +
+                               out->col_first / BLOCK_COLS + group;
     uint32_t col = group * GROUP_ROWS;
     if (out->has_blocks)
         machine_expect(blocks, out->block_count * sizeof(*blocks), sizeof(*blocks), row_count);
@@ -277,7 +285,7 @@ static void finish_gate_up(const struct project_job *job, uint32_t group, uint32
         float *sum = gate + (size_t)r * GROUP_ROWS;
         level->swiglu(sum, up + (size_t)r * GROUP_ROWS, GROUP_ROWS, sum);
         if (out->has_blocks) level->quantize(sum, 1, blocks + (size_t)r * out->block_count);
-        memcpy(out->values + (row_first + r) * (size_t)out->cols + col, sum, width * sizeof(float));
+        memcpy(out_row(out, row_first + r) + col, sum, width * sizeof(float));
     }
 }
 
@@ -292,9 +300,11 @@ static void embed_piece(void *arg, uint32_t piece)
 {
     const struct embed_job *job = arg;
     uint32_t end = (piece + 1) * INPUT_ROWS;
-    for (uint32_t r = piece * INPUT_ROWS; r < end && r < job->batch->row_count; r++)
+    for (uint32_t r = piece * INPUT_ROWS; r < end && r < job->batch->row_count; r++) {
+        if (job->batch->tokens[r] >= job->table->rows) continue; // another rank's
         cpu_unpack_row(job->table, job->kern->level, job->batch->tokens[r],
                        job->x->values + (size_t)r * job->x->cols);
+    }
 }
 
 void machine_embed(struct kern *kern, const struct kern_weight *embedding, const struct kern_batch *batch,
@@ -319,7 +329,7 @@ void machine_norm_project(struct kern *kern, const struct kern_rows *x, const st
                           const struct kern_weight *weight, const struct kern_vector *bias,
                           uint32_t row_count, struct kern_rows *out)
 {
-    CHECK(weight->rows == out->cols && row_count <= out->row_count);
+    CHECK(weight->rows == out->col_count && row_count <= out->row_count);
     out->has_values = true;
     out->has_blocks = false;
     project(&(struct project_job){.kern = kern,
@@ -335,7 +345,7 @@ void machine_norm_head(struct kern *kern, const struct kern_rows *x, const uint3
                        const struct kern_vector *norm, const struct kern_weight *weight,
                        struct kern_rows *logits)
 {
-    CHECK(weight->rows == logits->cols && row_count <= logits->row_count);
+    CHECK(weight->rows == logits->col_count && row_count <= logits->row_count);
     logits->has_values = true;
     logits->has_blocks = false;
     project(&(struct project_job){.kern = kern,
@@ -349,7 +359,7 @@ void machine_norm_head(struct kern *kern, const struct kern_rows *x, const uint3
 void machine_project_add(struct kern *kern, const struct kern_rows *in, const struct kern_weight *weight,
                          const struct kern_vector *bias, uint32_t row_count, struct kern_rows *x)
 {
-    CHECK(weight->rows == x->cols && weight->cols == in->cols);
+    CHECK(weight->rows == x->col_count && weight->cols == in->cols);
     CHECK(row_count <= x->row_count && row_count <= in->row_count);
     bool ready = (!weight->reads_blocks || in->has_blocks) &&
                  (!weight->reads_values || (in->has_values && in->cols % BLOCK_COLS == 0));
@@ -369,16 +379,16 @@ void machine_norm_gate_up(struct kern *kern, const struct kern_rows *x, const st
                           const struct kern_weight *gate_up, const struct kern_vector *gate_bias,
                           const struct kern_vector *up_bias, uint32_t row_count, struct kern_rows *out)
 {
-    CHECK(gate_up->pack == KERN_GATE_UP && gate_up->rows == 2 * out->cols);
+    CHECK(gate_up->pack == KERN_GATE_UP && gate_up->rows == 2 * out->col_count);
     CHECK(row_count <= out->row_count);
-    out->has_blocks = out->cols % BLOCK_COLS == 0;
+    out->has_blocks = out->whole_blocks;
     out->has_values = kern->has_float_weights || !out->has_blocks;
     project(&(struct project_job){.kern = kern,
                                   .weight = gate_up,
                                   .input = make_input(kern, x, NULL, row_count, norm, gate_up, PLAIN),
                                   .row_count = row_count,
-                                  .bias = bias_values(gate_bias, out->cols),
-                                  .up_bias = bias_values(up_bias, out->cols),
+                                  .bias = bias_values(gate_bias, out->col_count),
+                                  .up_bias = bias_values(up_bias, out->col_count),
                                   .out = out,
                                   .finish = finish_gate_up});
 }

@@ -39,7 +39,8 @@ struct kern_vector {
 
 struct kern_rows {
     uint32_t row_count, cols;
-    float *values; // (row_count, cols)
+    uint32_t col_first, col_count; // what ops write: all, unless ranks fill them together
+    float *values;                 // (row_count, cols)
 };
 
 struct kern {
@@ -207,9 +208,36 @@ static int ref_rows_new(struct kern *kern, uint32_t row_count, uint32_t cols, st
     struct kern_rows *rows = keep(kern, 1, sizeof(*rows));
     float *values = keep(kern, (size_t)row_count * cols, sizeof(float));
     if (!rows || !values) return err_sys(err, ENOMEM, "rows of %u x %u", row_count, cols);
-    *rows = (struct kern_rows){.row_count = row_count, .cols = cols, .values = values};
+    *rows = (struct kern_rows){.row_count = row_count, .cols = cols, .col_count = cols, .values = values};
     *ret_rows = rows;
     return 0;
+}
+
+static int ref_rows_shared(struct kern *kern, uint32_t row_count, uint32_t cols,
+                           const struct kern_share *share, struct kern_rows **ret_rows, struct err *err)
+{
+    CHECK(share->col_first <= cols && share->col_count <= cols - share->col_first);
+    if ((uint64_t)row_count * cols * sizeof(float) > share->bytes)
+        return ERR(err, ERR_LIMIT, "shared rows of %u x %u, have %" PRIu64 " bytes", row_count, cols,
+                   share->bytes);
+    struct kern_rows *rows = keep(kern, 1, sizeof(*rows));
+    if (!rows) return err_sys(err, ENOMEM, "shared rows");
+    *rows = (struct kern_rows){.row_count = row_count,
+                               .cols = cols,
+                               .col_first = share->col_first,
+                               .col_count = share->col_count,
+                               .values = share->base};
+    *ret_rows = rows;
+    return 0;
+}
+
+static uint32_t ref_planes(const struct kern_rows *rows, struct kern_plane ret_planes[KERN_PLANES_MAX])
+{
+    ret_planes[0] = (struct kern_plane){.base = rows->values,
+                                        .row_bytes = rows->cols * sizeof(float),
+                                        .unit_cols = 1,
+                                        .unit_bytes = sizeof(float)};
+    return 1;
 }
 
 static void ref_embed(struct kern *kern, const struct kern_weight *embedding, const struct kern_batch *batch,
@@ -219,7 +247,7 @@ static void ref_embed(struct kern *kern, const struct kern_weight *embedding, co
     CHECK(x->cols == embedding->cols);
     CHECK(batch->row_count <= x->row_count);
     for (uint32_t row = 0; row < batch->row_count; row++) {
-        CHECK(batch->tokens[row] < embedding->rows);
+        if (batch->tokens[row] >= embedding->rows) continue; // another rank's
         memcpy(x->values + (size_t)row * x->cols,
                embedding->values + (size_t)batch->tokens[row] * embedding->cols, x->cols * sizeof(float));
     }
@@ -262,7 +290,7 @@ static void ref_norm_project(struct kern *kern, const struct kern_rows *x, const
                              uint32_t row_count, struct kern_rows *out)
 {
     CHECK(weight->cols == x->cols);
-    CHECK(weight->rows == out->cols);
+    CHECK(weight->rows == out->col_count);
     if (bias) CHECK(bias->count == weight->rows);
     norm_rows(kern, x, NULL, row_count, norm);
     project(kern, &(struct ops_product){.x = kern->normed,
@@ -273,14 +301,14 @@ static void ref_norm_project(struct kern *kern, const struct kern_rows *x, const
                                         .x_rows = row_count,
                                         .w_rows = weight->rows,
                                         .cols = weight->cols,
-                                        .out = out->values});
+                                        .out = out->values + out->col_first});
 }
 
 static void ref_project_add(struct kern *kern, const struct kern_rows *in, const struct kern_weight *weight,
                             const struct kern_vector *bias, uint32_t row_count, struct kern_rows *x)
 {
     CHECK(weight->cols == in->cols);
-    CHECK(weight->rows == x->cols);
+    CHECK(weight->rows == x->col_count);
     CHECK(row_count <= in->row_count && row_count <= x->row_count);
     if (bias) CHECK(bias->count == weight->rows);
     project(kern, &(struct ops_product){.x = in->values,
@@ -292,7 +320,7 @@ static void ref_project_add(struct kern *kern, const struct kern_rows *in, const
                                         .w_rows = weight->rows,
                                         .cols = weight->cols,
                                         .add = true,
-                                        .out = x->values});
+                                        .out = x->values + x->col_first});
 }
 
 struct silu {
@@ -304,11 +332,12 @@ struct silu {
 static void silu_piece(void *arg, uint32_t piece)
 {
     const struct silu *silu = arg;
-    uint32_t cols = silu->out->cols;
+    uint32_t cols = silu->out->col_count;
     float *gate = silu->kern->gate_up + (size_t)piece * 2 * cols, *up = gate + cols;
     for (uint32_t k = 0; silu->gate_bias && k < cols; k++) gate[k] += silu->gate_bias->values[k];
     for (uint32_t k = 0; silu->up_bias && k < cols; k++) up[k] += silu->up_bias->values[k];
-    ops_silu_times(gate, up, cols, silu->out->values + (size_t)piece * cols);
+    ops_silu_times(gate, up, cols,
+                   silu->out->values + (size_t)piece * silu->out->cols + silu->out->col_first);
 }
 
 static void ref_norm_gate_up(struct kern *kern, const struct kern_rows *x, const struct kern_vector *norm,
@@ -317,10 +346,10 @@ static void ref_norm_gate_up(struct kern *kern, const struct kern_rows *x, const
 {
     CHECK(gate_up->pack == KERN_GATE_UP);
     CHECK(gate_up->cols == x->cols);
-    CHECK(gate_up->rows == 2 * out->cols);
+    CHECK(gate_up->rows == 2 * out->col_count);
     CHECK(row_count <= out->row_count);
-    if (gate_bias) CHECK(gate_bias->count == out->cols);
-    if (up_bias) CHECK(up_bias->count == out->cols);
+    if (gate_bias) CHECK(gate_bias->count == out->col_count);
+    if (up_bias) CHECK(up_bias->count == out->col_count);
     norm_rows(kern, x, NULL, row_count, norm);
     project(kern, &(struct ops_product){.x = kern->normed,
                                         .w = gate_up->values,
@@ -339,7 +368,7 @@ static void ref_norm_head(struct kern *kern, const struct kern_rows *x, const ui
                           const struct kern_weight *weight, struct kern_rows *logits)
 {
     CHECK(weight->cols == x->cols);
-    CHECK(weight->rows == logits->cols);
+    CHECK(weight->rows == logits->col_count);
     CHECK(row_count <= logits->row_count);
     norm_rows(kern, x, rows, row_count, norm);
     project(kern, &(struct ops_product){.x = kern->normed,
@@ -349,7 +378,7 @@ static void ref_norm_head(struct kern *kern, const struct kern_rows *x, const ui
                                         .x_rows = row_count,
                                         .w_rows = weight->rows,
                                         .cols = weight->cols,
-                                        .out = logits->values});
+                                        .out = logits->values + logits->col_first});
 }
 
 struct attend {
@@ -435,7 +464,8 @@ static void attend_piece(void *arg, uint32_t piece)
     const struct kern_vector *sinks = attend->options.sinks;
     for (uint32_t head = first; head < first + group; head++) {
         const float *query = attend->qkv->values + row * attend->qkv->cols + (size_t)head * conf->head_dims;
-        float *out = attend->out->values + row * attend->out->cols + (size_t)head * conf->head_dims;
+        float *out = attend->out->values + row * attend->out->cols + attend->out->col_first +
+                     (size_t)head * conf->head_dims;
         ops_attend(&(struct ops_attention){.query = query,
                                            .keys = kern->keys + (size_t)key * conf->head_dims,
                                            .values = kern->values + (size_t)key * conf->head_dims,
@@ -458,7 +488,7 @@ static void ref_attend(struct kern *kern, uint32_t layer, const struct kern_atte
     if (options->sinks) CHECK(options->sinks->count == conf->head_count);
     CHECK(layer < conf->cache.layer_count);
     CHECK(qkv->cols == (conf->head_count + 2 * conf->head_count_kv) * conf->head_dims);
-    CHECK(out->cols == conf->head_count * conf->head_dims);
+    CHECK(out->col_count == conf->head_count * conf->head_dims);
     for (uint32_t i = 0; i < batch->seq_count; i++) {
         const struct kern_seq *seq = &batch->seqs[i];
         struct attend attend = {.kern = kern,
@@ -507,6 +537,8 @@ const struct kern_ops kern_ref_ops = {
     .weight_new = ref_weight_new,
     .vector_new = ref_vector_new,
     .rows_new = ref_rows_new,
+    .rows_shared = ref_rows_shared,
+    .planes = ref_planes,
     .embed = ref_embed,
     .norm_project = ref_norm_project,
     .attend = ref_attend,
