@@ -3,12 +3,15 @@
  *
  *   1 verify the plan, then its pages against the descriptors; hash those that the plan wants checked, on all
  *     threads, and end here with their names if any is not what was sealed; copy pages where a cached prefix ends
- *     inside one
+ *     inside one. Ranks agree here: what one of them refuses is computed by none
  *   2 lay it out as a batch for the model, and list which rows need logits and what for (jobs)
  *   3 forward; then the jobs on all threads. When there are more logit rows than the model holds, 3 is
  *     repeated for the next ones: the model writes the same keys and values again, bit for bit
  *   4 checksums of the pages that are full now, on all threads
- *   5 write the completion */
+ *   5 write the completion
+ *
+ * Each rank of a group does 1 to 4 for its own pages; rank 0 alone does the jobs, and 5 for all. Checksums and the flags
+ * of bad pages come to it in the ranks' notes (worker/dist.h). */
 #include "worker/step.h"
 
 #include <errno.h>
@@ -23,8 +26,6 @@
 #include "common/base/hash.h"
 #include "worker/sample.h"
 
-enum { LOGITS_BYTES_MAX = 128 << 20 }; // of all logit rows, unless one a sequence takes more
-
 enum job_kind { JOB_SAMPLE, JOB_SCORE };
 
 /* One use of one row of logits. */
@@ -37,16 +38,17 @@ struct job {
     struct sample_output output;
 };
 
-/* A page that is full after this step. */
-struct seal {
-    struct plan_page page;
-    uint64_t checksum;
+/* What a rank leaves for rank 0. */
+struct note {
+    uint64_t *checksums; // (seals_max), of the pages that are full after this step
+    bool *check_is_bad;  // (plan_checks_max), one a check of the plan in hand
 };
 
 struct step {
     struct plan_limits limits;
     uint64_t epoch;
-    uint32_t rank;
+    struct dist *dist; // NULL: alone
+    uint32_t rank, rank_count;
     struct model *model;
     struct pages *pages;
     uint64_t page_bytes;
@@ -60,9 +62,10 @@ struct step {
     uint32_t logit_count;
     struct job *jobs; // (tokens_max + seqs_max), by logit_idx
     uint32_t job_count;
-    struct seal *seals; // (seals_max)
+    struct plan_page *seals; // (seals_max), pages that are full after this step
     uint32_t seal_count, seals_max;
-    bool *check_is_bad; // (pages_max + seqs_max), one a check of the plan in hand
+    struct note notes[RANKS_MAX]; // in the exchange; own_note for a rank alone
+    void *own_note;               // owned
 
     struct sampler **samplers; // (sampler_count), one a thread
     uint32_t sampler_count;
@@ -77,9 +80,20 @@ struct step {
 
 uint32_t step_logits_max(const struct plan_limits *limits)
 {
-    uint32_t rows = (uint32_t)(LOGITS_BYTES_MAX / (limits->vocab_count * sizeof(float)));
-    if (rows < limits->seqs_max) rows = limits->seqs_max;
-    return rows < limits->tokens_max ? rows : limits->tokens_max;
+    return exchange_logits_max(limits);
+}
+
+/* Where the ranks' notes lie. -ENOMEM. */
+static int notes_init(struct step *step)
+{
+    const size_t sum_bytes = step->seals_max * sizeof(uint64_t);
+    step->own_note = calloc(1, sum_bytes + plan_checks_max(&step->limits));
+    for (uint32_t rank = 0; step->own_note && rank < step->rank_count; rank++) {
+        uint8_t *note = step->dist ? dist_note(step->dist, rank) : step->own_note;
+        step->notes[rank] = (struct note){.checksums = (uint64_t *)(void *)note,
+                                          .check_is_bad = (bool *)(note + sum_bytes)};
+    }
+    return step->own_note ? 0 : -ENOMEM;
 }
 
 static int samplers_new(struct step *step, uint32_t count)
@@ -104,12 +118,14 @@ int step_new(const struct step_conf *conf, struct step **ret_step, struct err *e
     *step = (struct step){
         .limits = *limits,
         .epoch = conf->epoch,
+        .dist = conf->dist,
         .rank = conf->rank,
+        .rank_count = dist_rank_count(conf->dist),
         .model = conf->model,
         .pages = conf->pages,
         .page_bytes = pages_header(conf->pages)->geometry.page_bytes,
         .logits_max = conf->logits_max,
-        .seals_max = limits->tokens_max / limits->page_tokens + limits->seqs_max,
+        .seals_max = exchange_seals_max(limits),
     };
     step->positions = calloc(limits->tokens_max, sizeof *step->positions);
     step->page_table = calloc(limits->pages_max, sizeof *step->page_table);
@@ -117,10 +133,9 @@ int step_new(const struct step_conf *conf, struct step **ret_step, struct err *e
     step->logit_rows = calloc(limits->tokens_max, sizeof *step->logit_rows);
     step->jobs = calloc(limits->tokens_max + limits->seqs_max, sizeof *step->jobs);
     step->seals = calloc(step->seals_max, sizeof *step->seals);
-    step->check_is_bad = calloc(limits->pages_max + limits->seqs_max, sizeof *step->check_is_bad);
     bool complete = step->positions && step->page_table && step->seqs && step->logit_rows && step->jobs &&
-                    step->seals && step->check_is_bad;
-    int r = complete ? 0 : -ENOMEM;
+                    step->seals;
+    int r = complete ? notes_init(step) : -ENOMEM;
     if (r == 0) r = done_writer_new(limits, &step->writer);
     if (r == 0) r = samplers_new(step, conf->threads);
     if (r < 0) {
@@ -143,7 +158,7 @@ void step_free(struct step *step)
     free(step->logit_rows);
     free(step->jobs);
     free(step->seals);
-    free(step->check_is_bad);
+    free(step->own_note);
     free(step);
 }
 
@@ -157,22 +172,43 @@ static void run_check(void *arg, uint32_t piece)
 {
     struct step *step = arg;
     uint32_t page_idx = step->plan.checks[piece].page_idx;
-    step->check_is_bad[piece] = page_hash(step, page_idx) != pages_sum(step->pages, page_idx);
+    step->notes[step->rank].check_is_bad[piece] = page_hash(step, page_idx) !=
+                                                  pages_sum(step->pages, page_idx);
 }
 
-/* The end of step 1. -EBADMSG, and the bad pages in the completion. */
+/* Step 1, its checks of payload. -EBADMSG. */
 static int check_payload(struct step *step, struct err *err)
 {
-    uint32_t count = step->plan.header->check_count, bad_count = 0;
+    const uint32_t count = step->plan.header->check_count;
+    uint32_t bad_count = 0;
     if (count > 0) model_parallel(step->model, run_check, step, count);
-    for (uint32_t i = 0; i < count; i++) {
-        if (!step->check_is_bad[i]) continue;
-        CHECK(done_writer_bad(step->writer, step->plan.checks[i]) >= 0); // sized for all
-        bad_count++;
-    }
+    for (uint32_t i = 0; i < count; i++) bad_count += step->notes[step->rank].check_is_bad[i];
     if (bad_count == 0) return 0;
     return ERR(err, -EBADMSG, "%" PRIu32 " of %" PRIu32 " cached pages are not what was sealed", bad_count,
                count);
+}
+
+/* After -EBADMSG of any rank: the pages that are bad in at least one, into the completion. */
+static void write_bads(struct step *step)
+{
+    for (uint32_t i = 0; i < step->plan.header->check_count; i++) {
+        bool is_bad = false;
+        for (uint32_t rank = 0; rank < step->rank_count; rank++) is_bad |= step->notes[rank].check_is_bad[i];
+        if (is_bad) CHECK(done_writer_bad(step->writer, step->plan.checks[i]) >= 0); // sized for all
+    }
+}
+
+/* Step 1: ours, then that of all ranks. */
+static int verify(struct step *step, const void *bytes, size_t len, struct err *err)
+{
+    int own = plan_verify(bytes, len, &step->limits, &step->plan, err);
+    if (own == 0 && step->plan.header->epoch != step->epoch)
+        own = ERR(err, ERR_PEER, "plan: of another epoch");
+    if (own == 0) own = pages_check(step->pages, &step->plan, err);
+    if (own == 0) own = check_payload(step, err);
+    int r = dist_agree(step->dist, own);
+    if (r == -EBADMSG && step->rank == 0) write_bads(step); // the worst of all ranks: the plan itself is good
+    return r < 0 && own == 0 ? ERR(err, r, "another rank refuses the step: %s", err_name(r)) : r;
 }
 
 /* Step 2, the uses of one row of a sequence. */
@@ -213,7 +249,7 @@ static void lay_out(struct step *step)
         uint32_t first, count = plan_seq_filled(seq, step->limits.page_tokens, &first);
         for (uint32_t i = 0; i < count; i++) {
             CHECK(step->seal_count < step->seals_max);
-            step->seals[step->seal_count++].page = plan->pages[seq->page_first + first + i];
+            step->seals[step->seal_count++] = plan->pages[seq->page_first + first + i];
         }
     }
     CHECK(step->logit_count <= step->limits.tokens_max);
@@ -290,8 +326,7 @@ static void run_copy(void *arg, uint32_t piece)
 static void run_seal(void *arg, uint32_t piece)
 {
     struct step *step = arg;
-    struct seal *seal = &step->seals[piece];
-    seal->checksum = page_hash(step, seal->page.page_idx);
+    step->notes[step->rank].checksums[piece] = page_hash(step, step->seals[piece].page_idx);
 }
 
 static float logprob_of(float logprob)
@@ -354,12 +389,13 @@ static void write_done(struct step *step)
         while (job < step->job_count && step->jobs[job].seq_idx == s) job++;
         write_seq(step, s, step->jobs + first, job - first);
     }
-    for (uint32_t i = 0; i < step->seal_count; i++) {
+    for (uint32_t i = 0; i < step->seal_count * step->rank_count; i++) {
+        const uint32_t which = i / step->rank_count, rank = i % step->rank_count;
         struct done_seal seal = {
-            .page_idx = step->seals[i].page.page_idx,
-            .generation = step->seals[i].page.generation,
-            .rank = step->rank,
-            .checksum = step->seals[i].checksum,
+            .page_idx = step->seals[which].page_idx,
+            .generation = step->seals[which].generation,
+            .rank = rank,
+            .checksum = step->notes[rank].checksums[which],
         };
         CHECK(done_writer_seal(step->writer, &seal) >= 0);
     }
@@ -369,17 +405,10 @@ struct step_times {
     uint64_t forward_ns, sample_ns;
 };
 
-/* Steps 1 to 4. */
-static int compute(struct step *step, const void *bytes, size_t len, struct step_times *times,
-                   struct err *err)
+/* Steps 2 to 4. A failure of the model is all ranks'; one in sampling is rank 0's alone, and told at the end. */
+static int compute(struct step *step, struct step_times *times, struct err *err)
 {
-    int r = plan_verify(bytes, len, &step->limits, &step->plan, err);
-    if (r < 0) return r;
     const struct plan_header *header = step->plan.header;
-    if (header->epoch != step->epoch) return ERR(err, ERR_PEER, "plan: of another epoch");
-    r = pages_check(step->pages, &step->plan, err);
-    if (r == 0) r = check_payload(step, err);
-    if (r < 0) return r;
     if (header->copy_count > 0) model_parallel(step->model, run_copy, step, header->copy_count);
     lay_out(step);
     const struct kern_batch batch = {
@@ -390,22 +419,23 @@ static int compute(struct step *step, const void *bytes, size_t len, struct step
         .seqs = step->seqs,
     };
     uint32_t first = 0, job_first = 0;
+    int own = 0;
     do {
         uint32_t count = step->logit_count - first;
         if (count > step->logits_max) count = step->logits_max;
         const float *logits;
         uint64_t start_ns = clock_mono_ns();
-        r = model_forward(step->model, &batch, step->logit_rows + first, count, &logits, err);
+        int r = model_forward(step->model, &batch, step->logit_rows + first, count, &logits, err);
         if (r < 0) return r;
         uint64_t middle_ns = clock_mono_ns();
-        r = sample_rows(step, logits, first, count, &job_first, err);
-        if (r < 0) return r;
+        if (step->rank == 0 && own == 0) own = sample_rows(step, logits, first, count, &job_first, err);
         times->forward_ns += middle_ns - start_ns;
         times->sample_ns += clock_mono_ns() - middle_ns;
         first += count;
     } while (first < step->logit_count);
     if (step->seal_count > 0) model_parallel(step->model, run_seal, step, step->seal_count);
-    return 0;
+    int r = dist_agree(step->dist, own);
+    return r < 0 && own == 0 ? ERR(err, r, "rank 0 fails the step: %s", err_name(r)) : r;
 }
 
 int step_run(struct step *step, const void *plan, size_t len, void *slot, size_t slot_bytes,
@@ -416,7 +446,10 @@ int step_run(struct step *step, const void *plan, size_t len, void *slot, size_t
     const struct plan_header *header = plan;
     bool has_header = len >= sizeof *header; // an answer to what is no plan cannot name its step
     done_writer_begin(step->writer, has_header ? header->step : 0, step->epoch);
-    int r = compute(step, plan, len, &times, err);
+    int r = verify(step, plan, len, err);
+    if (r == 0) r = compute(step, &times, err);
+    *ret_bytes = 0;
+    if (step->rank != 0) return r;
     if (r == 0) write_done(step);
     *ret_bytes = done_writer_finish(step->writer, r, clock_mono_ns() - start_ns, times.forward_ns,
                                     times.sample_ns, slot, slot_bytes);

@@ -20,6 +20,7 @@ struct step_conf {
     uint32_t rank;
     uint32_t threads;
     uint32_t logits_max; // what the model was opened with, > 0
+    struct dist *dist;   // borrowed until step_free; NULL: rank 0 alone
     struct model *model; // borrowed until step_free
     struct pages *pages; // borrowed until step_free
 };
@@ -32,7 +33,9 @@ int step_new(const struct step_conf *conf, struct step **ret_step, struct err *e
 void step_free(struct step *step); // NULL is fine
 
 /* Runs the plan in [plan, plan + len), private memory, and writes its completion to slot (done_bytes_max). Always
- * writes one: with a negative status when the plan was refused or the model failed.
+ * writes one: with a negative status when the plan was refused or the model failed. All ranks of a group call it with
+ * the same plan; rank 0 answers for all of them, and the others' slot may be NULL. Between two steps of a group lies a
+ * barrier: dist_share of the plan.
  * -> 0, or that status with the reason. */
 int step_run(struct step *step, const void *plan, size_t len, void *slot, size_t slot_bytes,
              size_t *ret_bytes, struct err *err);

@@ -23,7 +23,13 @@ static uint32_t part_first(uint32_t count, uint32_t n, uint32_t i)
     return (uint32_t)((uint64_t)count * i / n);
 }
 
-/* Query heads [*ret_first, + *ret_count) of a rank, and its KV heads. */
+/* The first rank r for which part_first(kv, rank_count, r) is `head`; kv < rank_count. */
+static uint32_t sharers_first(uint32_t kv, uint32_t rank_count, uint32_t head)
+{
+    return (uint32_t)(((uint64_t)rank_count * head + kv - 1) / kv);
+}
+
+/* Query heads and KV heads of a rank. */
 static void cut_heads(const struct model_facts *facts, uint32_t rank_count, uint32_t rank,
                       struct shard *shard)
 {
@@ -35,10 +41,10 @@ static void cut_heads(const struct model_facts *facts, uint32_t rank_count, uint
         shard->head_count = shard->kv_count * group;
         return;
     }
-    uint32_t head = 0; // the KV head that ranks [part_first(.., head), part_first(.., head + 1)) share
-    while (part_first(rank_count, kv, head + 1) <= rank) head++;
-    const uint32_t first = part_first(rank_count, kv, head),
-                   sharers = part_first(rank_count, kv, head + 1) - first;
+    const uint32_t head = part_first(kv, rank_count,
+                                     rank); // shared by the ranks for which this says the same
+    const uint32_t first = sharers_first(kv, rank_count, head);
+    const uint32_t sharers = sharers_first(kv, rank_count, head + 1) - first;
     const uint32_t from = part_first(group, sharers, rank - first),
                    to = part_first(group, sharers, rank - first + 1);
     shard->kv_first = head;

@@ -7,7 +7,11 @@
 #include "common/base/check.h"
 
 #define EXCHANGE_MAGIC UINT64_C(0x3147484358535648) // "HVSXCHG1", little-endian
-enum { EXCHANGE_VERSION = 1, AREA_ALIGN = 4096 };
+enum {
+    EXCHANGE_VERSION = 1,
+    AREA_ALIGN = 4096,
+    LOGITS_BYTES_MAX = 128 << 20, // of all logit rows, unless one a sequence takes more
+};
 
 struct exchange_header {
     _Atomic uint64_t magic; // stored last (release), read first (acquire)
@@ -16,6 +20,30 @@ struct exchange_header {
     struct exchange_shape shape;
 };
 static_assert(sizeof(struct exchange_header) <= 2 * CACHELINE_BYTES, "cells lie behind it");
+
+uint32_t exchange_logits_max(const struct plan_limits *limits)
+{
+    uint32_t rows = (uint32_t)(LOGITS_BYTES_MAX / (limits->vocab_count * sizeof(float)));
+    if (rows < limits->seqs_max) rows = limits->seqs_max;
+    return rows < limits->tokens_max ? rows : limits->tokens_max;
+}
+
+struct exchange_shape exchange_shape_of(const struct plan_limits *limits, const struct model_facts *facts,
+                                        uint32_t local_count)
+{
+    return (struct exchange_shape){
+        .rank_count = local_count,
+        .group_count = plan_rank_count(limits),
+        .rows_max = limits->tokens_max,
+        .logits_max = exchange_logits_max(limits),
+        .embedding_dims = facts->embedding_dims,
+        .attention_dims = facts->head_count * facts->head_dims,
+        .feed_forward_dims = facts->feed_forward_dims,
+        .vocab_count = facts->vocab_count,
+        .plan_bytes = (uint32_t)plan_bytes_max(limits),
+        .note_bytes = exchange_seals_max(limits) * (uint32_t)sizeof(uint64_t) + plan_checks_max(limits),
+    };
+}
 
 static uint64_t cells_end(const struct exchange_shape *shape)
 {

@@ -19,6 +19,8 @@
 
 #include "common/base/err.h"
 #include "common/base/limits.h"
+#include "common/gguf/facts.h"
+#include "common/ipc/plan.h"
 #include "common/ipc/wake.h"
 
 /* What it is for. All counts > 0, but plan_bytes and note_bytes. */
@@ -49,6 +51,18 @@ struct exchange_cell {
     int32_t statuses[2];                                // what it brought to barrier e: statuses[e % 2]
     struct wake wake;                                   // it sleeps there
 };
+
+/* What local_count ranks of a group (limits->rank_count in all) need to run plans of these limits. note_bytes is what
+ * worker/step.c leaves for rank 0: a checksum for each page that a step can fill, a flag for each that it can check. */
+struct exchange_shape exchange_shape_of(const struct plan_limits *limits, const struct model_facts *facts,
+                                        uint32_t local_count);
+/* Rows of logits at once: one row of every sequence, and for scoring as many as fit a fixed memory. */
+uint32_t exchange_logits_max(const struct plan_limits *limits);
+/* Pages that one step can fill. */
+static inline uint32_t exchange_seals_max(const struct plan_limits *limits)
+{
+    return limits->tokens_max / limits->page_tokens + limits->seqs_max;
+}
 
 /* Bytes of the segment; below 2^63. */
 uint64_t exchange_bytes(const struct exchange_shape *shape);

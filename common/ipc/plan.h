@@ -45,6 +45,19 @@ struct plan_limits {
     uint32_t rank_count; // ranks whose checksums a completion carries; 0 counts as 1
 };
 
+static inline uint32_t plan_rank_count(const struct plan_limits *limits)
+{
+    return limits->rank_count ? limits->rank_count : 1;
+}
+
+/* Checks of one plan, and bad pages of its completion: a page is named once, and only if a table or a copy
+ * names it. */
+static inline uint32_t plan_checks_max(const struct plan_limits *limits)
+{
+    uint32_t named = limits->pages_max + limits->seqs_max; // plan_limits_verify: far below 2^32
+    return named < limits->pool_pages ? named : limits->pool_pages;
+}
+
 enum plan_seq_flags {
     PLAN_SAMPLE = 1, // sample the token after the last row
     PLAN_SCORE = 2,  // log-probability of the next token for every row (prompt_logprobs)

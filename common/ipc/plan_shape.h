@@ -56,19 +56,6 @@ static inline struct done_shape done_shape_of(const struct done_counts *counts)
     return at;
 }
 
-static inline uint32_t plan_rank_count(const struct plan_limits *limits)
-{
-    return limits->rank_count ? limits->rank_count : 1;
-}
-
-/* Checks of one plan, and bad pages of its completion: a page is named once, and only if a table or a copy
- * names it. */
-static inline uint32_t plan_checks_max(const struct plan_limits *limits)
-{
-    uint32_t named = limits->pages_max + limits->seqs_max; // plan_limits_verify: far below 2^32
-    return named < limits->pool_pages ? named : limits->pool_pages;
-}
-
 /* The most of each section that a completion can hold under the limits. */
 static inline struct done_counts done_counts_max(const struct plan_limits *limits)
 {

@@ -15,6 +15,7 @@
 
 #include "common/base/hash.h"
 #include "tests/unit/plan_sample.h"
+#include "tests/unit/ranks_rig.h"
 #include "worker/sample.h"
 #include "worker/step.h"
 
@@ -291,6 +292,107 @@ static void test_step_refuses_another_epoch_and_what_is_no_plan(void **state)
     free(done);
 }
 
+/* Two ranks with payload of their own and the same logits. The status that each comes to is in memory, then rank 0's
+ * completion. */
+struct ranks_result {
+    int status[2];
+    uint64_t sum[2]; // of page 2 as this rank has it
+    size_t done_bytes;
+    _Alignas(8) uint8_t done[1 << 20];
+};
+
+static uint32_t bad_rank, bad_page; // whose page bad_page is damaged; bad_page 32: nobody's
+static int refused_r;               // of rank 1's pages_check
+static bool sampling_fails;
+
+static int run_as_rank(struct ranks_rig *rig, uint32_t rank)
+{
+    struct ranks_result *result = rig->memory;
+    struct dist *dist = ranks_rig_dist(rig, rank);
+    struct step_conf conf = {
+        .limits = &limits, .epoch = 44, .rank = rank, .threads = 1, .logits_max = 4, .dist = dist};
+    struct step *step;
+    struct err err = {0};
+    size_t bytes;
+    for (size_t i = 0; rank == 1 && i < sizeof payload; i++) payload[i] ^= 0x55;
+    for (uint32_t i = 0; i < 32; i++) sums[i] = hash64(payload + i * PAGE_BYTES, PAGE_BYTES);
+    if (bad_page < 32 && rank == bad_rank) payload[bad_page * PAGE_BYTES + 7] ^= 1;
+    pages_r = rank == 1 ? refused_r : 0;
+    is_nan = sampling_fails && rank == 0;
+    if (step_new(&conf, &step, &err) < 0) return 2;
+    result->status[rank] = step_run(step, plan, plan_bytes, rank == 0 ? result->done : NULL,
+                                    rank == 0 ? done_bytes_max(&limits) : 0, &bytes, &err);
+    if (rank == 0) result->done_bytes = bytes;
+    else if (bytes != 0) return 3;
+    result->sum[rank] = hash64(payload + 2 * PAGE_BYTES, PAGE_BYTES);
+    step_free(step);
+    dist_close(dist);
+    return 0;
+}
+
+/* wanted: the status of both. -> the completion, verified, until the next call. */
+static const struct ranks_result *run_ranks(int wanted, struct done_view *ret_view)
+{
+    static struct ranks_result result;
+    const struct model_facts facts = {.embedding_dims = 32,
+                                      .feed_forward_dims = 32,
+                                      .head_count = 2,
+                                      .head_count_kv = 2,
+                                      .head_dims = 16,
+                                      .vocab_count = VOCAB};
+    struct ranks_rig rig;
+    struct err err = {0};
+    limits.rank_count = 2;
+    assert_true(done_bytes_max(&limits) <= sizeof result.done);
+    const struct exchange_shape shape = exchange_shape_of(&limits, &facts, 2);
+    ranks_rig_open(&shape, sizeof result, &rig);
+    int failed = ranks_rig_run(&rig, run_as_rank);
+    memcpy(&result, rig.memory, sizeof result);
+    ranks_rig_close(&rig);
+    assert_int_equal(failed, 0);
+    assert_int_equal(result.status[0], wanted);
+    assert_int_equal(result.status[1], wanted);
+    if (done_verify(result.done, result.done_bytes, &limits, &view, ret_view, &err) < 0)
+        fail_msg("%s", err.text);
+    assert_int_equal(ret_view->header->status, wanted);
+    return &result;
+}
+
+static void test_step_of_two_ranks_is_answered_with_the_sums_of_both(void **state)
+{
+    (void)state;
+    struct done_view out;
+    bad_page = 32;
+    refused_r = 0;
+    sampling_fails = false;
+    const struct ranks_result *result = run_ranks(0, &out);
+    assert_int_equal(out.header->seal_count, 6); // pages 2, 3 and 5, each of both
+    assert_int_equal(out.seals[0].page_idx, 2);
+    assert_true(out.seals[0].checksum == result->sum[0]);
+    assert_true(out.seals[1].checksum == result->sum[1]);
+    assert_true(result->sum[0] != result->sum[1]);
+}
+
+static void test_step_of_two_ranks_fails_in_both(void **state)
+{
+    (void)state;
+    struct done_view out;
+    refused_r = 0;
+    sampling_fails = false;
+    for (bad_rank = 0; bad_rank < 2; bad_rank++) {
+        bad_page = 9;
+        (void)run_ranks(-EBADMSG, &out);
+        assert_int_equal(out.header->bad_count, 1);
+        assert_int_equal(out.bads[0].page_idx, 9);
+    }
+    bad_page = 32;
+    refused_r = ERR_PEER;
+    (void)run_ranks(ERR_PEER, &out);
+    refused_r = 0;
+    sampling_fails = true;
+    (void)run_ranks(ERR_FORMAT, &out);
+}
+
 static void test_step_logits_max_holds_a_row_of_every_sequence(void **state)
 {
     (void)state;
@@ -312,6 +414,8 @@ int main(void)
         CASE(test_step_failures_are_answers),
         CASE(test_step_reads_no_page_that_fails_its_check),
         CASE(test_step_refuses_another_epoch_and_what_is_no_plan),
+        CASE(test_step_of_two_ranks_is_answered_with_the_sums_of_both),
+        CASE(test_step_of_two_ranks_fails_in_both),
         CASE(test_step_logits_max_holds_a_row_of_every_sequence),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
