@@ -28,18 +28,14 @@ uint32_t exchange_logits_max(const struct plan_limits *limits)
     return rows < limits->tokens_max ? rows : limits->tokens_max;
 }
 
-struct exchange_shape exchange_shape_of(const struct plan_limits *limits, const struct model_facts *facts,
-                                        uint32_t local_count)
+struct exchange_shape exchange_shape_of(const struct plan_limits *limits, uint32_t local_count)
 {
     return (struct exchange_shape){
         .rank_count = local_count,
         .group_count = plan_rank_count(limits),
         .rows_max = limits->tokens_max,
         .logits_max = exchange_logits_max(limits),
-        .embedding_dims = facts->embedding_dims,
-        .attention_dims = facts->head_count * facts->head_dims,
-        .feed_forward_dims = facts->feed_forward_dims,
-        .vocab_count = facts->vocab_count,
+        .vocab_count = limits->vocab_count,
         .plan_bytes = (uint32_t)plan_bytes_max(limits),
         .note_bytes = exchange_seals_max(limits) * (uint32_t)sizeof(uint64_t) + plan_checks_max(limits),
     };

@@ -19,7 +19,6 @@
 
 #include "common/base/err.h"
 #include "common/base/limits.h"
-#include "common/gguf/facts.h"
 #include "common/ipc/plan.h"
 #include "common/ipc/wake.h"
 
@@ -52,10 +51,10 @@ struct exchange_cell {
     struct wake wake;                                   // it sleeps there
 };
 
-/* What local_count ranks of a group (limits->rank_count in all) need to run plans of these limits. note_bytes is what
+/* What local_count ranks of a group (limits->rank_count in all) need to run plans of these limits; the caller adds the
+ * model's embedding_dims, attention_dims (all query heads) and feed_forward_dims. note_bytes is what
  * worker/step.c leaves for rank 0: a checksum for each page that a step can fill, a flag for each that it can check. */
-struct exchange_shape exchange_shape_of(const struct plan_limits *limits, const struct model_facts *facts,
-                                        uint32_t local_count);
+struct exchange_shape exchange_shape_of(const struct plan_limits *limits, uint32_t local_count);
 /* Rows of logits at once: one row of every sequence, and for scoring as many as fit a fixed memory. */
 uint32_t exchange_logits_max(const struct plan_limits *limits);
 /* Pages that one step can fill. */

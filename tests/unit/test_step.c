@@ -334,17 +334,12 @@ static int run_as_rank(struct ranks_rig *rig, uint32_t rank)
 static const struct ranks_result *run_ranks(int wanted, struct done_view *ret_view)
 {
     static struct ranks_result result;
-    const struct model_facts facts = {.embedding_dims = 32,
-                                      .feed_forward_dims = 32,
-                                      .head_count = 2,
-                                      .head_count_kv = 2,
-                                      .head_dims = 16,
-                                      .vocab_count = VOCAB};
     struct ranks_rig rig;
     struct err err = {0};
     limits.rank_count = 2;
     assert_true(done_bytes_max(&limits) <= sizeof result.done);
-    const struct exchange_shape shape = exchange_shape_of(&limits, &facts, 2);
+    struct exchange_shape shape = exchange_shape_of(&limits, 2);
+    shape.embedding_dims = shape.attention_dims = shape.feed_forward_dims = 32;
     ranks_rig_open(&shape, sizeof result, &rig);
     int failed = ranks_rig_run(&rig, run_as_rank);
     memcpy(&result, rig.memory, sizeof result);
