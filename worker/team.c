@@ -1,17 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* team - see team.h.
  *
- * The hand-out word holds both the number of pieces and the next one, so that one fetch-add gives a
+ * The pieces of a job are cut into ranges of neighbours, one a lane. A thread takes those of its own lane in
+ * turn, then what others left of theirs: so what a piece asks the memory for ahead is what its thread reads next.
+ * (Handed out from one counter, two threads that began within a microsecond soon swapped their turns.)
+ *
+ * The word of a lane holds both the end of its pieces and the next one, so that one fetch-add gives a
  * consistent answer: a late thread that adds to the word of a job it never saw either gets a real piece of
- * that job or learns that there is none.
+ * that job or learns that there is none. Having found nothing in some lanes it comes back for them: `job` changes
+ * after all lanes did.
  *
  *   63            32 31             0
- *   | piece_count   | next piece    |
+ *   | end of pieces | next piece    |
  *
- * `next` runs at most one past the count per thread and job, and the caller rewrites the word at each
- * job, so it cannot carry into the count.
+ * `next` runs at most one past the end per thread and job, and the caller rewrites the word at each
+ * job, so it cannot carry into the end.
  *
- *   R1  fn and arg are written before `handout` is (release) and read after a piece was taken from it
+ *   R1  fn and arg are written before any lane is (release) and read after a piece was taken from one
  *       (acquire). They cannot change while a piece of their job is unfinished.
  *   R2  the caller leaves team_run when `finished` (release adds of the threads, acquire load of the
  *       caller) reaches the count. Threads that took nothing are not waited for.
@@ -39,11 +44,22 @@ enum {
     SPIN_NS_MAX = 50000, // about the price of a sleep and a wake
     SPIN_NS_MIN = 2000,
     SPIN_LOOKS = 32,              // looks between two readings of the clock
+    TEAM_LANES_MAX = 16,          // a thread looks at all of them before it stops
     STACK_BYTES = 2 * 1024 * 1024 // kernels keep tiles of a few hundred KiB on the stack
 };
 
+struct lane {
+    _Alignas(CACHELINE_BYTES) _Atomic uint64_t word;
+};
+
+struct helper { // one thread of the team, but for the caller
+    struct team *team;
+    uint32_t index; // 1..; the caller is 0
+    pthread_t thread;
+};
+
 struct team {
-    _Alignas(CACHELINE_BYTES) _Atomic uint64_t handout;
+    struct lane lanes[TEAM_LANES_MAX];                   // thread i begins with lane i % lane_count
     _Alignas(CACHELINE_BYTES) _Atomic uint32_t finished; // pieces done of the current job
     _Atomic uint32_t caller_sleeps;                      // 0 or 1
     _Alignas(CACHELINE_BYTES) _Atomic uint32_t job;      // futex word: changes with every job and at stop
@@ -52,10 +68,11 @@ struct team {
 
     _Alignas(CACHELINE_BYTES) void (*fn)(void *arg, uint32_t piece); // R1
     void *arg;                                                       // R1
+    uint32_t piece_count;                                            // R1
     uint32_t caller_spin_ns;                                         // the caller's budget
     uint32_t spin_ns_max;                                            // 0: never spin
-    uint32_t threads;
-    pthread_t *helpers; // (threads - 1), owned
+    uint32_t threads, lane_count;
+    struct helper *helpers; // (threads - 1), owned
     uint32_t helper_count;
 };
 
@@ -102,22 +119,28 @@ static bool spin(struct team *team, bool (*ready)(struct team *, uint32_t), uint
     return ready(team, value);
 }
 
-/* Takes and runs pieces until there are none. */
-static void work(struct team *team)
+/* Takes and runs pieces of a lane until there are none. */
+static void work_lane(struct team *team, struct lane *lane)
 {
     for (;;) {
         /* Look before adding, so that spinning threads do not fight for the line. Partner: team_run. */
-        uint64_t word = atomic_load_explicit(&team->handout, memory_order_relaxed);
+        uint64_t word = atomic_load_explicit(&lane->word, memory_order_relaxed);
         if ((uint32_t)word >= word >> 32) return;
-        word = atomic_fetch_add_explicit(&team->handout, 1, memory_order_acquire); // R1
+        word = atomic_fetch_add_explicit(&lane->word, 1, memory_order_acquire); // R1
         uint32_t piece = (uint32_t)word;
         if (piece >= word >> 32) return;
+        const uint32_t count = team->piece_count; // the caller may be gone once all are finished
         team->fn(team->arg, piece);
-        uint32_t count = (uint32_t)(word >> 32);
         uint32_t done = atomic_fetch_add_explicit(&team->finished, 1, memory_order_seq_cst) + 1; // R2, R3
         if (done == count && atomic_load_explicit(&team->caller_sleeps, memory_order_seq_cst))   // R3
             futex_wake_all(&team->finished);
     }
+}
+
+static void work(struct team *team, uint32_t thread)
+{
+    for (uint32_t i = 0; i < team->lane_count; i++)
+        work_lane(team, &team->lanes[(thread + i) % team->lane_count]);
 }
 
 static bool job_changed(struct team *team, uint32_t seen)
@@ -132,7 +155,8 @@ static bool job_finished(struct team *team, uint32_t count)
 
 static void *helper(void *arg)
 {
-    struct team *team = arg;
+    const struct helper *self = arg;
+    struct team *team = self->team;
     uint32_t budget_ns = SPIN_NS_MIN;
     uint32_t seen = 0;
     for (;;) {
@@ -144,7 +168,7 @@ static void *helper(void *arg)
         }
         seen = atomic_load_explicit(&team->job, memory_order_acquire); // partner: team_run
         if (atomic_load_explicit(&team->stop, memory_order_relaxed)) return NULL;
-        work(team);
+        work(team, self->index);
     }
 }
 
@@ -164,10 +188,16 @@ void team_run(struct team *team, void (*fn)(void *arg, uint32_t piece), void *ar
     }
     team->fn = fn;
     team->arg = arg;
-    atomic_store_explicit(&team->finished, 0, memory_order_relaxed);                          // by R1's store
-    atomic_store_explicit(&team->handout, (uint64_t)piece_count << 32, memory_order_release); // R1
+    team->piece_count = piece_count;
+    atomic_store_explicit(&team->finished, 0, memory_order_relaxed); // by R1's stores
+    uint64_t first = 0;
+    for (uint32_t i = 0; i < team->lane_count; i++) {
+        uint64_t end = (uint64_t)piece_count * (i + 1) / team->lane_count;
+        atomic_store_explicit(&team->lanes[i].word, end << 32 | first, memory_order_release); // R1
+        first = end;
+    }
     announce(team);
-    work(team);
+    work(team, 0);
     if (spin(team, job_finished, piece_count, &team->caller_spin_ns)) return;
     atomic_store_explicit(&team->caller_sleeps, 1, memory_order_seq_cst); // R3
     for (;;) {
@@ -198,10 +228,12 @@ static int start_helpers(struct team *team, bool pinned, const struct cpus *allo
     sigfillset(&all);
     (void)pthread_sigmask(SIG_SETMASK, &all, &before); // helpers take no signals: the main thread does
     for (uint32_t i = 0; i + 1 < team->threads && r == 0; i++) {
-        r = pthread_create(&team->helpers[i], &attr, helper, team);
+        struct helper *next = &team->helpers[i];
+        *next = (struct helper){.team = team, .index = i + 1};
+        r = pthread_create(&next->thread, &attr, helper, next);
         if (r != 0) break;
         team->helper_count++;
-        if (pinned) pin(team->helpers[i], allowed, i + 1);
+        if (pinned) pin(next->thread, allowed, i + 1);
     }
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL); // cannot fail with a valid how
     (void)pthread_attr_destroy(&attr);
@@ -216,7 +248,9 @@ int team_new(const struct team_conf *conf, struct team **ret_team, struct err *e
         return ERR(err, ERR_CONFIG, "threads must be 1..%d, is %u", TEAM_THREADS_MAX, conf->threads);
     struct team *team = aligned_alloc(CACHELINE_BYTES, sizeof(*team));
     if (team == NULL) return err_sys(err, ENOMEM, "thread team");
-    *team = (struct team){.threads = conf->threads, .caller_spin_ns = SPIN_NS_MIN};
+    *team = (struct team){.threads = conf->threads,
+                          .lane_count = conf->threads < TEAM_LANES_MAX ? conf->threads : TEAM_LANES_MAX,
+                          .caller_spin_ns = SPIN_NS_MIN};
     team->helpers = calloc(conf->threads, sizeof(*team->helpers));
     if (team->helpers == NULL) {
         free(team);
@@ -241,7 +275,8 @@ void team_free(struct team *team)
     if (team == NULL) return;
     atomic_store_explicit(&team->stop, true, memory_order_relaxed); // ordered by announce
     announce(team);
-    for (uint32_t i = 0; i < team->helper_count; i++) (void)pthread_join(team->helpers[i], NULL); // ours
+    for (uint32_t i = 0; i < team->helper_count; i++)
+        (void)pthread_join(team->helpers[i].thread, NULL); // ours
     free(team->helpers);
     free(team);
 }

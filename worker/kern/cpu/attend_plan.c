@@ -7,10 +7,9 @@
 
 enum {
     PIECES_A_THREAD = 8,
-    SPAN_KEYS_MIN = 2 * KEY_BLOCK, // shorter is not worth the merging
-    QUERY_COST = 8,                // reading keys costs about as much as this many queries on them
-    PARTIALS_BYTES = 64 << 20,     // bound on what cut tiles leave; beyond it tiles stay whole
-    KEY_ALIGN = 16, // of the first key that is read: pages and chunks of the kernels are multiples
+    QUERY_COST = 8,            // reading keys costs about as much as this many queries on them
+    PARTIALS_BYTES = 64 << 20, // bound on what cut tiles leave; beyond it tiles stay whole
+    KEY_ALIGN = 16,            // of the first key that is read: pages and chunks of the kernels are multiples
     SHARED_BLOCKS_MIN = 1,
     SHARED_BLOCKS_MAX = 1024, // of the longest prefix that is shared
 };
@@ -255,11 +254,11 @@ static void cut_tile(const struct attend_job *job, struct attend_plan *plan, uin
 {
     struct attend_tile *tile = &plan->tiles[t];
     const uint32_t kv_count = job->kern->conf.head_count_kv;
+    /* Down to one block: three KV heads of 256 keys then suit two threads. */
     const uint64_t blocks = share / cost_of(job, tile, KEY_BLOCK) + 1;
     const uint32_t base = tile->key_first / KEY_BLOCK * KEY_BLOCK; // spans are cut at blocks
     uint32_t keys = tile->key_end - base;
     if (blocks < attend_blocks_of(tile)) keys = (uint32_t)blocks * KEY_BLOCK;
-    if (keys < SPAN_KEYS_MIN) keys = SPAN_KEYS_MIN;
     const bool whole = team_threads(job->kern->team) == 1 || keys >= tile->key_end - tile->key_first;
     if (tile->cut == UNCUT && (whole || !reserve_cut(job, plan, tile))) {
         add_span(plan, t, tile->key_first, tile->key_end);

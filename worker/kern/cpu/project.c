@@ -105,23 +105,12 @@ struct project_job {
     uint32_t rows_a_piece; // at most PIECE_ROWS_MAX
 };
 
-/* Pieces are handed out in turn; with T threads the i-th goes to part i % T of the groups, so that each thread
- * tends to walk through memory of its own, and what it brought into its cache ahead is what it reads next. */
-static uint32_t group_of(const struct project_job *job, uint32_t turn)
-{
-    uint32_t threads = team_threads(job->kern->team), part = turn % threads, i = turn / threads;
-    uint32_t least = job->groups / threads,
-             more = job->groups % threads; // the first `more` parts have one more
-    return part * least + (part < more ? part : more) + i;
-}
-
 static void project_piece(void *arg, uint32_t piece)
 {
     const struct project_job *job = arg;
     uint32_t row_first = piece / job->groups * job->rows_a_piece;
     uint32_t left = job->row_count - row_first;
-    job->finish(job, group_of(job, piece % job->groups), row_first,
-                left < job->rows_a_piece ? left : job->rows_a_piece);
+    job->finish(job, piece % job->groups, row_first, left < job->rows_a_piece ? left : job->rows_a_piece);
 }
 
 static uint32_t groups_of(const struct cpu_packed *packed)
