@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* sched - the price of scheduling: a step's order and the booking of its answer, and of looking prompts up.
  *
- *   sched [--cpu] [--steps N] [--context N] [--us-per-token N]
+ *   sched [--cpu] [--steps N] [--context N] [--us-per-token N] [--load N]
  *
  * A step is sched_plan + sched_complete; writing the plan into its slot and the worker are not in it. Every sequence
  * that ends is followed by a new one, so that as many run and wait all the time, with prompts of --context tokens on
@@ -27,6 +27,7 @@ enum { PREFIXES = 8, PREFIX_TOKENS = 128, LOOKUP_TOKENS = 4000, LOOKUP_PROMPTS =
 
 struct options {
     uint32_t steps, context, us_per_token;
+    uint32_t load; // 1 to 4: that one alone; 0: all, and the prompts
 };
 
 struct load {
@@ -256,10 +257,11 @@ int main(int argc, char **argv)
         if (strcmp(argv[i], "--steps") == 0) options.steps = number(argv[i + 1]);
         else if (strcmp(argv[i], "--context") == 0) options.context = number(argv[i + 1]);
         else if (strcmp(argv[i], "--us-per-token") == 0) options.us_per_token = number(argv[i + 1]);
+        else if (strcmp(argv[i], "--load") == 0) options.load = number(argv[i + 1]);
         else argc = 0;
     }
     if (argc % 2 == 0 || options.steps == 0 || options.context < 256 || options.us_per_token == 0) {
-        fprintf(stderr, "usage: sched [--cpu] [--steps N] [--context N] [--us-per-token N]\n");
+        fprintf(stderr, "usage: sched [--cpu] [--steps N] [--context N] [--us-per-token N] [--load N]\n");
         return 64;
     }
     static const struct load loads[] = {
@@ -271,6 +273,7 @@ int main(int argc, char **argv)
     machine_print_header(stdout);
     puts("name,value,unit,target,share of target");
     int r = 0;
-    for (size_t i = 0; i < COUNT_OF(loads) && r == 0; i++) r = steps_run(&options, &loads[i]);
-    return r ? r : prompts_run(&options);
+    for (size_t i = 0; i < COUNT_OF(loads) && r == 0; i++)
+        if (options.load == 0 || options.load == i + 1) r = steps_run(&options, &loads[i]);
+    return r || options.load ? r : prompts_run(&options);
 }

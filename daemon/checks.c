@@ -74,6 +74,11 @@ static void asked_clear(struct asked *asked)
     asked->count = 0;
 }
 
+uint32_t checks_unknown_count(const struct checks *checks)
+{
+    return checks->unknown_count;
+}
+
 bool checks_ask(struct checks *checks, uint32_t group, uint32_t page_idx)
 {
     struct asked *asked = &checks->groups[group];

@@ -26,6 +26,8 @@ void checks_free(struct checks *checks); // NULL is fine
  * checks_open is their end. */
 void checks_distrust(struct checks *checks);
 
+/* At least as many as are unknown; 0: none need be asked for. */
+uint32_t checks_unknown_count(const struct checks *checks);
 /* Whether the group's plan in hand must name the page: unknown, and not named yet. It counts as named then. */
 bool checks_ask(struct checks *checks, uint32_t group, uint32_t page_idx);
 /* The plan was answered: every page that it named is known. -> how many. */

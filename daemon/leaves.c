@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "common/base/check.h"
+#include "common/base/huge.h"
 #include "daemon/reuse.h"
 
 enum {
@@ -280,7 +281,7 @@ int leaves_new(struct pool *pool, enum leaves_order order, struct leaves **ret_l
     struct leaves *leaves = calloc(1, sizeof *leaves);
     if (!leaves) return -ENOMEM;
     leaves->pool = pool;
-    leaves->leaf = calloc(pages, sizeof *leaves->leaf);
+    leaves->leaf = huge_calloc(pages, sizeof *leaves->leaf);
     leaves->heaps[0].pages = malloc(pages * sizeof *leaves->heaps[0].pages);
     int r = order == LEAVES_BY_REUSE ? reuse_new(pages, &leaves->reuse) : 0;
     if (!leaves->leaf || !leaves->heaps[0].pages) r = -ENOMEM;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "common/base/check.h"
+#include "common/base/huge.h"
 #include "daemon/prefix_tails.h"
 
 struct prefix {
@@ -35,7 +36,7 @@ int prefix_new_ordered(struct pool *pool, enum leaves_order order, struct prefix
     while (places < 2 * pages) places *= 2;
     prefix->pool = pool;
     prefix->table_mask = places - 1;
-    prefix->table = malloc(places * sizeof *prefix->table);
+    prefix->table = huge_calloc(places, sizeof *prefix->table);
     int r = tails_new(pool, &prefix->tails);
     if (r == 0) r = leaves_new(pool, order, &prefix->leaves);
     if (r < 0 || !prefix->table) {

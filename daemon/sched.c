@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "common/base/check.h"
+#include "common/base/huge.h"
 #include "daemon/sched_state.h"
 
 enum { PLAN_PAGES_MAX = 1 << 20, PLAN_HISTORY_MAX = 1 << 20, PLAN_BIASES_MAX = 1 << 14 };
@@ -48,7 +49,8 @@ int sched_new(const struct sched_conf *conf, struct pool *pool, struct prefix *p
     /* Holders of a slot: running, waiting, and running ones that were preempted into a full queue. */
     sched->slot_count = 2 * conf->seqs_max + conf->queue_max;
     sched->waiting = sched->running = (struct seq_list){SEQ_NONE, SEQ_NONE, 0};
-    sched->seqs = calloc(sched->slot_count, sizeof *sched->seqs);
+    sched->seqs = huge_calloc(sched->slot_count, sizeof *sched->seqs);
+    sched->walk = calloc(conf->seqs_max, sizeof *sched->walk);
     sched->page_marks = calloc(pool_geometry(pool)->page_count, sizeof *sched->page_marks);
     sched->bads = calloc(pool_geometry(pool)->page_count, sizeof *sched->bads);
     sched->bad_marks = calloc(pool_geometry(pool)->page_count, sizeof *sched->bad_marks);
@@ -57,7 +59,7 @@ int sched_new(const struct sched_conf *conf, struct pool *pool, struct prefix *p
     if (r == 0) r = slot_heap_init(&sched->deadlines, sched->slot_count);
     if (r == 0) r = sched_share_init(sched);
     if (r == 0) r = checks_new(pool, sched->conf.group_count, &sched->checks);
-    if (r < 0 || !sched->seqs || !sched->page_marks || !sched->bads || !sched->bad_marks) {
+    if (r < 0 || !sched->seqs || !sched->walk || !sched->page_marks || !sched->bads || !sched->bad_marks) {
         sched_free(sched);
         return -ENOMEM;
     }
@@ -92,6 +94,7 @@ void sched_free(struct sched *sched)
     free(sched->bad_marks);
     free(sched->groups);
     checks_free(sched->checks);
+    free(sched->walk);
     free(sched->seqs);
     free(sched);
 }

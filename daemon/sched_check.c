@@ -72,7 +72,8 @@ static int seq_check(const struct sched *sched, uint32_t slot, uint32_t *holders
         uint32_t page_idx = seq->pages[i].page_idx;
         const struct page_desc *desc = pool_desc(sched->pool, page_idx);
         uint32_t state = i < sealed ? PAGE_SEALED : PAGE_FILLING;
-        if (desc->state != state || desc->generation != seq->pages[i].generation)
+        if (desc->state != state || desc->generation != seq->pages[i].generation ||
+            (state == PAGE_FILLING && desc->filled != 0))
             return ERR(err, ERR_FORMAT, "sched: seq %u: page %u has state %u", slot, i, desc->state);
         holders[page_idx]++;
         if (i >= sealed) continue;
@@ -85,7 +86,6 @@ static int seq_check(const struct sched *sched, uint32_t slot, uint32_t *holders
     uint32_t tail = seq->computed % PAGE_TOKENS;
     holders[seq->tail_page]++;
     if (tail == 0 || pool_desc(sched->pool, seq->tail_page)->parent != parent ||
-        pool_desc(sched->pool, seq->pages[sealed].page_idx)->filled != 0 ||
         memcmp(pool_tokens(sched->pool, seq->tail_page), seq->tokens + sealed * PAGE_TOKENS,
                tail * sizeof *seq->tokens) != 0)
         return ERR(err, ERR_FORMAT, "sched: seq %u: page %u is not of its tail", slot, seq->tail_page);

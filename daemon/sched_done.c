@@ -19,22 +19,35 @@ static const struct done_seal *seals_next(const struct done_view *done, uint32_t
     return seals;
 }
 
+/* Whether the step in flight fills a page of it. */
+static bool fills(const struct seq *seq)
+{
+    return (seq->computed + seq->rows_in_flight) / PAGE_TOKENS > seq->computed / PAGE_TOKENS;
+}
+
 /* See sched_seq_prefetch: for those that come after number i of the answer. */
+static void verify_prefetch(const struct sched *sched, const struct done_view *done, uint32_t i)
+{
+    enum { AHEAD = 24 };
+    if (i + AHEAD >= done->header->seq_count) return;
+    uint32_t slot = (uint32_t)done->seqs[i + AHEAD].seq_id; // not looked at: that would be the miss
+    if (slot < sched->slot_count) sched_seq_prefetch(&sched->seqs[slot], offsetof(struct seq, params));
+}
+
+/* The same, once the whole answer is known to be of sequences that are there. */
 static void answer_prefetch(const struct sched *sched, const struct done_view *done, uint32_t i)
 {
-    enum { AHEAD_PAGE = 3, AHEAD_ARRAYS = 6, AHEAD_SEQ = 9 };
+    enum { AHEAD_PAGE = 8, AHEAD_ARRAYS = 14 };
     uint32_t count = done->header->seq_count;
-    if (i + AHEAD_SEQ < count) {
-        uint32_t slot = (uint32_t)done->seqs[i + AHEAD_SEQ].seq_id; // not looked at: that would be the miss
-        if (slot < sched->slot_count) sched_seq_prefetch(&sched->seqs[slot]);
-    }
+    verify_prefetch(sched, done, i);
     if (i + AHEAD_ARRAYS < count) {
-        const struct seq *seq = sched_seq_find(sched, done->seqs[i + AHEAD_ARRAYS].seq_id);
-        if (seq) sched_seq_prefetch_arrays(seq);
+        const struct seq *seq = &sched->seqs[(uint32_t)done->seqs[i + AHEAD_ARRAYS].seq_id];
+        __builtin_prefetch(seq->tokens + seq->token_count, 1);
+        if (fills(seq)) __builtin_prefetch(seq->pages + seq->computed / PAGE_TOKENS, 1);
     }
     if (i + AHEAD_PAGE < count) {
-        const struct seq *seq = sched_seq_find(sched, done->seqs[i + AHEAD_PAGE].seq_id);
-        if (!seq || seq->computed / PAGE_TOKENS >= seq->page_count) return;
+        const struct seq *seq = &sched->seqs[(uint32_t)done->seqs[i + AHEAD_PAGE].seq_id];
+        if (!fills(seq)) return;
         uint32_t page_idx = seq->pages[seq->computed / PAGE_TOKENS].page_idx;
         __builtin_prefetch(pool_desc(sched->pool, page_idx), 1);
         __builtin_prefetch(pool_tokens(sched->pool, page_idx), 1);
@@ -46,7 +59,7 @@ static int answer_verify(const struct sched *sched, uint32_t group, const struct
 {
     uint32_t rank_count = pool_geometry(sched->pool)->rank_count, at = 0;
     for (uint32_t i = 0; i < done->header->seq_count; i++) {
-        answer_prefetch(sched, done, i);
+        verify_prefetch(sched, done, i);
         const struct seq *seq = sched_seq_find(sched, done->seqs[i].seq_id);
         if (!seq || seq->rows_in_flight == 0 || seq->group != group) return ERR_PEER;
         uint32_t end = seq->computed + seq->rows_in_flight;
@@ -83,35 +96,26 @@ static void page_seal(struct answer *answer, struct seq *seq, uint32_t page)
         return;
     }
     for (uint32_t rank = 0; rank < rank_count; rank++) sums[rank] = seals[rank].checksum;
+    pool_fill(sched->pool, page_idx, tokens, PAGE_TOKENS);
     prefix_seal(sched->prefix, page_idx, key, parent, sums);
     prefix_give(sched->prefix, page_idx, seq->tenant);
 }
 
-/* The copied tokens of the page that a cached prefix ended in. */
-static void tail_book(struct sched *sched, struct seq *seq, uint64_t now_ns)
-{
-    if (seq->tail_page == PAGE_NONE) return;
-    uint32_t page = seq->computed / PAGE_TOKENS;
-    pool_fill(sched->pool, seq->pages[page].page_idx, seq->tokens + page * PAGE_TOKENS,
-              seq->computed % PAGE_TOKENS);
-    sched_seq_release_tail(sched, seq, now_ns);
-}
-
-/* Books the rows of the step in flight: fills pages, seals the full ones. */
+/* Books the rows of the step in flight and seals the pages that they filled. A page learns its tokens when it is full:
+ * nobody asks before, and a row then touches neither the page nor its descriptor. */
 static void rows_book(struct answer *answer, struct seq *seq)
 {
     struct sched *sched = answer->sched;
     uint32_t end = seq->computed + seq->rows_in_flight;
     if (seq->computed < seq->prompt_count)
         sched->prompt_tokens_computed += (end < seq->prompt_count ? end : seq->prompt_count) - seq->computed;
-    tail_book(sched, seq, answer->now_ns);
-    while (seq->computed < end) {
-        uint32_t page = seq->computed / PAGE_TOKENS, page_end = (page + 1) * PAGE_TOKENS;
-        uint32_t stop = page_end < end ? page_end : end;
-        pool_fill(sched->pool, seq->pages[page].page_idx, seq->tokens + seq->computed, stop - seq->computed);
-        seq->computed = stop;
-        if (stop == page_end) page_seal(answer, seq, page);
+    sched_seq_release_tail(sched, seq, answer->now_ns);
+    while (end / PAGE_TOKENS > seq->computed / PAGE_TOKENS) {
+        uint32_t page = seq->computed / PAGE_TOKENS;
+        seq->computed = (page + 1) * PAGE_TOKENS;
+        page_seal(answer, seq, page);
     }
+    seq->computed = end;
     seq->rows_in_flight = 0;
     seq->losses = 0;
     sched_share_sealed(sched, (uint32_t)(seq - sched->seqs));

@@ -126,6 +126,7 @@ static void plan_push_check(const struct step *step, struct plan_page page)
 static void plan_push_checks(const struct step *step, struct seq *seq)
 {
     uint32_t sealed_count = seq->computed / PAGE_TOKENS;
+    if (!step->checks) return;
     uint64_t era = checks_era(step->sched->checks);
     uint32_t first = seq->checked_era == era ? seq->checked_count : 0;
     for (uint32_t i = first; i < sealed_count; i++) plan_push_check(step, seq->pages[i]);
@@ -249,23 +250,34 @@ static void plan_suspect(struct step *step)
                           list_has_suspect(sched, &sched->waiting);
 }
 
+/* See sched_seq_prefetch: for those that come after number `at` of the walk. */
+static void walk_prefetch(const struct sched *sched, uint32_t at)
+{
+    enum { AHEAD_TOKENS = 6, AHEAD_SEQ = 14 };
+    if (at + AHEAD_SEQ < sched->walk_count)
+        sched_seq_prefetch(&sched->seqs[sched->walk[at + AHEAD_SEQ]], offsetof(struct seq, biases));
+    if (at + AHEAD_TOKENS < sched->walk_count) {
+        const struct seq *seq = &sched->seqs[sched->walk[at + AHEAD_TOKENS]];
+        if (seq->state == SEQ_RUNNING) __builtin_prefetch(seq->tokens + seq->computed, 1);
+    }
+}
+
 /* Step 3. A preemption takes others out of the list, never the sequence that asked for it. */
 static void plan_decodes(struct step *step)
 {
     struct sched *sched = step->sched;
-    for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next) {
+    uint32_t at = 0;
+    for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next, at++) {
         const struct seq *seq = &sched->seqs[slot];
-        if (seq->next != SEQ_NONE) {
-            const struct seq *next = &sched->seqs[seq->next];
-            sched_seq_prefetch_arrays(next);
-            if (next->next != SEQ_NONE) sched_seq_prefetch(&sched->seqs[next->next]);
-        }
+        walk_prefetch(sched, at);
+        sched->walk[at] = slot;
         if (seq->paused || sched_is_suspect(seq)) continue;
         sched_share_stuck(sched, slot);
         if (seq->group != step->group_idx) continue;
         if (sched_rows_wanted(seq) == 1) seq_plan(step, slot, 1);
         else step->prefill_count++;
     }
+    sched->walk_count = at;
 }
 
 /* Whether a sequence may get rows of step 5. */
@@ -340,6 +352,7 @@ int sched_plan(struct sched *sched, uint32_t group_idx, uint64_t now_ns, struct 
         .now_ns = now_ns,
         .rows_left = sched->conf.tokens_max,
         .score_rows_left = PLAN_SCORE_ROWS_MAX,
+        .checks = checks_unknown_count(sched->checks) > 0,
     };
     group->load = (struct step_load){0};
     group->last_step = (struct sched_step){0};

@@ -35,51 +35,54 @@ enum {
 };
 
 struct seq {
-    enum seq_state state;
+    /* Two lines, and the parameters behind them: all that a step looks at of a sequence that goes on by a row within a
+     * page, beside the row's token. See sched_seq_prefetch. */
+    _Alignas(CACHELINE_BYTES) enum seq_state state;
     uint32_t generation;     // high half of the id; grows when the slot is used again
     uint32_t previous, next; // in the waiting or running list, or next in the free list
-
-    /* What every step looks at comes first, then the parameters: see sched_seq_prefetch. */
-    bool use_history, score_prompt;
-    bool paused;      // by sched_seq_pause only
-    bool removed;     // by its owner while in flight; released when the step ends
-    bool admitted;    // has been RUNNING once
-    uint32_t *tokens; // owned, (token_cap): prompt, then output
     uint32_t token_count, prompt_count, token_cap;
-    uint32_t computed; // positions whose keys and values are in pages; < token_count
-    uint32_t scored;   // prompt positions whose scores were given out
-    uint32_t cached_count;
-
-    struct plan_page *pages; // owned, (page_cap): only page_count in use
-    uint32_t checked_count;  // in checked_era, the first so many need no check any more
-    uint64_t checked_era;    // checks_era
-    uint32_t page_count, page_cap;
-    uint32_t owed; // when running: pages that its tokens and one more want beyond those that it has
-    uint32_t tenant;
-    struct hash128 root_key;
-    struct hash128 *keys; // owned, (page_cap): of its first key_count pages, see sched_seq_key
-    uint32_t key_count;
+    uint32_t computed;       // positions whose keys and values are in pages; < token_count
+    uint32_t rows_in_flight; // 0: not in the step in flight of its group
+    uint32_t losses;         // steps with it that were lost, since one was answered
+    uint32_t page_count;     // of pages, in use
+    uint32_t owed;           // when running: pages that its tokens and one more want beyond those that it has
     /* Held: the next step with rows of this sequence copies its first computed % PAGE_TOKENS tokens to the page of
      * `computed`. PAGE_NONE: nothing is to be copied, or the step that did was answered. */
     uint32_t tail_page;
+    uint32_t scored; // prompt positions whose scores were given out
+    bool use_history, score_prompt;
+    bool paused;   // by sched_seq_pause only
+    bool removed;  // by its owner while in flight; released when the step ends
+    bool admitted; // has been RUNNING once
+    bool expired;  // its deadline has come: paused for good
 
-    uint32_t rows_in_flight; // 0: not in the step in flight of its group
-    uint32_t group;          // running: in whose steps it is
-    uint64_t served_step;    // the last one planned with rows of it
-    uint32_t losses;         // steps with it that were lost, since one was answered
+    _Alignas(CACHELINE_BYTES) uint32_t *tokens; // owned, (token_cap): prompt, then output
+    struct plan_page *pages;                    // owned, (page_cap): only page_count in use
+    void *owner;
+    uint64_t served_step;   // the last one planned with rows of it
+    uint64_t moved_step;    // sched_share.c: running, while it holds others: the last step that brought it on
+    uint32_t group;         // running: in whose steps it is
+    uint32_t checked_count; // in checked_era, the first so many pages need no check any more
+    uint32_t held_first;    // sched_share.c: running: those that it holds, or SEQ_NONE
+    uint32_t promised_first, promised_end; // sched_share.c: running: pages that it will seal
+
+    _Alignas(CACHELINE_BYTES) struct plan_seq params;
+    uint32_t bias_count, min_output, min_bias_count;
+    uint32_t page_cap;
+
+    struct plan_bias *biases; // owned, (bias_count)
+    struct hash128 *keys;     // owned, (page_cap): of its first key_count pages, see sched_seq_key
+    struct hash128 root_key;
+    uint64_t checked_era; // checks_era
+    uint32_t key_count;
+    uint32_t cached_count;
+    uint32_t tenant;
 
     /* sched_share.c */
     uint32_t held_by; // waiting: until this running one has sealed pages below held_until; or SEQ_NONE
-    uint32_t held_until, holds;            // holds: how often it was
-    uint32_t held_previous, held_next;     // among those that the same one holds
-    uint32_t held_first;                   // running: those that it holds, or SEQ_NONE
-    uint32_t promised_first, promised_end; // running: pages that it will seal
-    uint64_t moved_step;                   // running, while it holds others: the last step that brought it on
+    uint32_t held_until, holds;        // holds: how often it was
+    uint32_t held_previous, held_next; // among those that the same one holds
 
-    void *owner;
-    struct plan_seq params;
-    struct plan_bias *biases; // owned, (bias_count)
-    uint32_t bias_count, min_output, min_bias_count;
     uint64_t admitted_ns; // the first time; valid when admitted
 
     /* Its place in the order, of waiting and running ones alike: due_ns = arrival + priority * ageing. Waiting makes
@@ -93,8 +96,8 @@ struct seq {
     uint32_t hits;          // pages found in the cache when it was last looked up
     uint32_t preempt_count; // times that it lost its place
     uint64_t deadline_ns;   // 0: none
-    bool expired;           // it has come: paused for good
 };
+static_assert(offsetof(struct seq, params) == 2 * CACHELINE_BYTES, "two lines a row");
 
 struct seq_list {
     uint32_t first, last, count;
@@ -127,6 +130,8 @@ struct sched {
     struct seq_list running;    // most urgent first
     uint32_t running_paused;    // how many of running are paused
     uint64_t pages_owed;        // sum over running
+    uint32_t *walk;      // owned, (seqs_max): slots as the last walk over running met them, a hint what
+    uint32_t walk_count; // the next one will meet: a list cannot be prefetched
     uint64_t submitted;         // ever
     uint32_t way_slot;          // the waiting one that nobody's going would have helped
     uint64_t way_step;          // from this step on it is asked again
@@ -156,20 +161,11 @@ static inline uint64_t sched_seq_id(const struct sched *sched, uint32_t slot)
 /* The sequence of an id, or NULL when it is gone. */
 struct seq *sched_seq_find(const struct sched *sched, uint64_t seq_id);
 
-/* A step's time is that of cache misses, some dozen for each sequence, most of them on the way to the next: these ask for
- * the lines ahead of their use. First the sequence, some steps of the loop later what it points to. */
-static inline void sched_seq_prefetch(const struct seq *seq)
+/* A step's time is that of cache misses, most of them on the way to the next sequence: these ask for the lines ahead
+ * of their use. First the sequence, some turns of the loop later what it points to. */
+static inline void sched_seq_prefetch(const struct seq *seq, size_t bytes)
 {
-    for (size_t at = 0; at < offsetof(struct seq, biases); at += CACHELINE_BYTES)
-        __builtin_prefetch((const uint8_t *)seq + at);
-}
-
-static inline void sched_seq_prefetch_arrays(const struct seq *seq)
-{
-    if (seq->state == SEQ_UNUSED) return;
-    __builtin_prefetch(seq->tokens + seq->computed);
-    __builtin_prefetch(seq->pages + seq->computed / PAGE_TOKENS);
-    __builtin_prefetch(seq->pages);
+    for (size_t at = 0; at < bytes; at += CACHELINE_BYTES) __builtin_prefetch((const uint8_t *)seq + at, 1);
 }
 
 /* Moves a sequence between lists and states along SEQ_EDGES. */
@@ -226,6 +222,7 @@ struct step { // one call of sched_plan
     uint32_t seq_count;
     uint32_t prefill_count; // running ones that want more than one row
     uint32_t admitted_count;
+    bool checks;    // pages are unknown (checks.h)
     bool preempted; // somebody lost its pages or place to another: nobody is admitted
 };
 

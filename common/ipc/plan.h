@@ -229,6 +229,7 @@ void plan_writer_begin(struct plan_writer *writer, uint64_t step, uint64_t epoch
 int plan_writer_seq(struct plan_writer *writer,
                     const struct plan_seq *seq); // copies; first/count fields as given
 int plan_writer_tokens(struct plan_writer *writer, const uint32_t *tokens, uint32_t count); // -> token_first
+/* A table of one sequence, at most seqs_max of them; borrows the entries until plan_writer_finish. */
 int plan_writer_pages(struct plan_writer *writer, const struct plan_page *pages, uint32_t count);
 int plan_writer_history(struct plan_writer *writer, const uint32_t *tokens, uint32_t count);
 int plan_writer_biases(struct plan_writer *writer, const struct plan_bias *biases, uint32_t count);

@@ -9,13 +9,19 @@
 #include "common/ipc/plan.h"
 #include "common/ipc/plan_shape.h"
 
+struct table {                     // a piece of the pages section
+    const struct plan_page *pages; // borrowed until finish
+    uint32_t count;
+};
+
 struct plan_writer {
     struct plan_limits limits;
     uint64_t step, epoch;
     struct plan_counts counts; // pushed so far, each within its limit
     struct plan_seq *seqs;     // owned, (seqs_max)
     uint32_t *tokens;          // owned, (tokens_max)
-    struct plan_page *pages;   // owned, (pages_max)
+    struct table *tables;      // owned, (seqs_max); table_count of them, counts.pages entries in all
+    uint32_t table_count;
     uint32_t *history;         // owned, (history_max)
     struct plan_bias *biases;  // owned, (biases_max)
     struct plan_copy *copies;  // owned, (seqs_max)
@@ -67,12 +73,12 @@ int plan_writer_new(const struct plan_limits *limits, struct plan_writer **ret_w
     writer->limits = *limits;
     writer->seqs = array_new(limits->seqs_max, sizeof *writer->seqs);
     writer->tokens = array_new(limits->tokens_max, sizeof *writer->tokens);
-    writer->pages = array_new(limits->pages_max, sizeof *writer->pages);
+    writer->tables = array_new(limits->seqs_max, sizeof *writer->tables);
     writer->history = array_new(limits->history_max, sizeof *writer->history);
     writer->biases = array_new(limits->biases_max, sizeof *writer->biases);
     writer->copies = array_new(limits->seqs_max, sizeof *writer->copies);
     writer->checks = array_new(plan_checks_max(limits), sizeof *writer->checks);
-    if (!writer->seqs || !writer->tokens || !writer->pages || !writer->history || !writer->biases ||
+    if (!writer->seqs || !writer->tokens || !writer->tables || !writer->history || !writer->biases ||
         !writer->copies || !writer->checks) {
         plan_writer_free(writer);
         return -ENOMEM;
@@ -86,7 +92,7 @@ void plan_writer_free(struct plan_writer *writer)
     if (!writer) return;
     free(writer->seqs);
     free(writer->tokens);
-    free(writer->pages);
+    free(writer->tables);
     free(writer->history);
     free(writer->biases);
     free(writer->copies);
@@ -99,22 +105,34 @@ void plan_writer_begin(struct plan_writer *writer, uint64_t step, uint64_t epoch
     writer->step = step;
     writer->epoch = epoch;
     writer->counts = (struct plan_counts){.seqs = 0};
+    writer->table_count = 0;
 }
 
+/* The three of every sequence, of which there may be thousands a step, are written out: no call of memcpy for them. */
 int plan_writer_seq(struct plan_writer *writer, const struct plan_seq *seq)
 {
-    return push(writer->seqs, &writer->counts.seqs, writer->limits.seqs_max, seq, 1, sizeof *seq);
+    if (writer->counts.seqs == writer->limits.seqs_max) return -ENOSPC;
+    writer->seqs[writer->counts.seqs] = *seq;
+    return (int)writer->counts.seqs++;
 }
 
 int plan_writer_tokens(struct plan_writer *writer, const uint32_t *tokens, uint32_t count)
 {
-    return push(writer->tokens, &writer->counts.tokens, writer->limits.tokens_max, tokens, count,
-                sizeof *tokens);
+    if (count != 1 || writer->counts.tokens == writer->limits.tokens_max)
+        return push(writer->tokens, &writer->counts.tokens, writer->limits.tokens_max, tokens, count,
+                    sizeof *tokens);
+    writer->tokens[writer->counts.tokens] = *tokens;
+    return (int)writer->counts.tokens++;
 }
 
 int plan_writer_pages(struct plan_writer *writer, const struct plan_page *pages, uint32_t count)
 {
-    return push(writer->pages, &writer->counts.pages, writer->limits.pages_max, pages, count, sizeof *pages);
+    uint32_t first = writer->counts.pages;
+    if (count > writer->limits.pages_max - first || writer->table_count == writer->limits.seqs_max)
+        return -ENOSPC;
+    writer->tables[writer->table_count++] = (struct table){pages, count};
+    writer->counts.pages += count;
+    return (int)first;
 }
 
 int plan_writer_history(struct plan_writer *writer, const uint32_t *tokens, uint32_t count)
@@ -160,6 +178,18 @@ void plan_writer_room(const struct plan_writer *writer, struct plan_limits *ret_
     ret_room->biases_max -= writer->counts.biases;
 }
 
+/* The page tables, one behind the other. */
+static void put_tables(uint8_t *to, const struct table *tables, uint32_t count)
+{
+    enum { AHEAD = 4 }; // tables: each is somewhere else
+    for (uint32_t i = 0; i < count; i++) {
+        if (i + AHEAD < count) __builtin_prefetch(tables[i + AHEAD].pages);
+        size_t bytes = tables[i].count * sizeof *tables[i].pages;
+        if (bytes > 0) memcpy(to, tables[i].pages, bytes);
+        to += bytes;
+    }
+}
+
 size_t plan_writer_finish(struct plan_writer *writer, void *slot, size_t slot_bytes)
 {
     const struct plan_counts *counts = &writer->counts;
@@ -181,7 +211,7 @@ size_t plan_writer_finish(struct plan_writer *writer, void *slot, size_t slot_by
     put(slot, 0, at.seqs, &header, sizeof header);
     put(slot, at.seqs, at.tokens, writer->seqs, counts->seqs * sizeof *writer->seqs);
     put(slot, at.tokens, at.pages, writer->tokens, counts->tokens * sizeof *writer->tokens);
-    put(slot, at.pages, at.history, writer->pages, counts->pages * sizeof *writer->pages);
+    put_tables((uint8_t *)slot + at.pages, writer->tables, writer->table_count); // no padding behind them
     put(slot, at.history, at.biases, writer->history, counts->history * sizeof *writer->history);
     put(slot, at.biases, at.copies, writer->biases, counts->biases * sizeof *writer->biases);
     put(slot, at.copies, at.checks, writer->copies, counts->copies * sizeof *writer->copies);

@@ -76,7 +76,7 @@ struct page_desc {
     uint32_t state;      // enum page_state; stored with release, last of a change to SEALED (pool.c)
     uint32_t generation; // grows with every FREE -> FILLING, before the state changes; 0: never granted
     uint32_t refcount;   // sequences that hold it; 0 and SEALED: cached, evictable
-    uint32_t filled;     // tokens whose payload is complete, 0..page_tokens
+    uint32_t filled;     // tokens recorded, 0..page_tokens; the scheduler records them when it seals
     struct hash128 key;  // valid when SEALED
     uint32_t parent, parent_generation;
     uint32_t child_count; // SEALED pages whose parent this is; leaves (0) are evicted first

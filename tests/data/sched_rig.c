@@ -3,9 +3,9 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "common/base/check.h"
+#include "common/base/huge.h"
 
 enum { VOCAB = 1 << 15 };
 
@@ -14,9 +14,8 @@ int sched_rig_open(struct sched_rig *rig, uint32_t pages, const struct sched_con
     struct pool_geometry geometry = {.page_count = pages, .page_tokens = PAGE_TOKENS, .rank_count = 1};
     *rig = (struct sched_rig){.conf = *conf, .now_ns = 1};
     size_t bytes = (pool_meta_bytes(&geometry) + 4095) & ~(size_t)4095;
-    rig->meta = aligned_alloc(4096, bytes);
+    rig->meta = huge_calloc(1, bytes); // like a segment of that size
     if (!rig->meta) return -ENOMEM;
-    memset(rig->meta, 0, bytes);
     struct pool_owner owner = {1, 2, 7};
     int r = pool_format(rig->meta, pool_meta_bytes(&geometry), &geometry, &owner, &rig->pool, NULL);
     if (r == 0) r = prefix_new(rig->pool, &rig->prefix);

@@ -148,21 +148,20 @@ void rig_add(struct rig *rig, const uint32_t *prompt, uint32_t count, uint32_t m
 static void plan_seq(struct rig *rig, uint32_t seq_idx, uint32_t rows)
 {
     struct rig_seq *seq = &rig->seqs[seq_idx];
-    struct plan_page pages[RIG_TOKENS / PAGE_TOKENS];
     while (seq->page_count * PAGE_TOKENS < seq->computed + rows) {
         assert_int_equal(pool_grant(rig->pool, clock_mono_ns(), &seq->pages[seq->page_count]), 0);
         seq->page_count++;
     }
     uint32_t page_count = (seq->computed + rows + PAGE_TOKENS - 1) / PAGE_TOKENS;
     for (uint32_t i = 0; i < page_count; i++)
-        pages[i] = (struct plan_page){seq->pages[i], pool_desc(rig->pool, seq->pages[i])->generation};
+        seq->table[i] = (struct plan_page){seq->pages[i], pool_desc(rig->pool, seq->pages[i])->generation};
     struct plan_seq plan = {
         .seq_id = seq_idx + 1,
         .flags = seq->computed + rows == seq->token_count ? PLAN_SAMPLE : 0,
         .token_first = (uint32_t)plan_writer_tokens(rig->writer, seq->tokens + seq->computed, rows),
         .token_count = rows,
         .pos_first = seq->computed,
-        .page_first = (uint32_t)plan_writer_pages(rig->writer, pages, page_count),
+        .page_first = (uint32_t)plan_writer_pages(rig->writer, seq->table, page_count),
         .page_count = page_count,
         .score_target = PLAN_TOKEN_NONE,
         .top_p = 1,

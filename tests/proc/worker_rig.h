@@ -18,6 +18,7 @@ struct rig_seq {
     uint32_t token_count;
     uint32_t computed; // positions whose keys and values are in pages
     uint32_t pages[RIG_TOKENS / PAGE_TOKENS];
+    struct plan_page table[RIG_TOKENS / PAGE_TOKENS]; // of pages, as the plan in hand names them
     uint32_t page_count, sealed_count;
     uint32_t rows;   // in the plan in hand
     uint32_t target; // token_count at which it is done
