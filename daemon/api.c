@@ -160,6 +160,8 @@ static void route_metrics(struct api *api, struct conn *conn, const struct http_
         .page_tokens = PAGE_TOKENS,
         .page_count = stats.page_count,
         .pages_used = stats.page_count - stats.pages_free - stats.pages_idle,
+        .pages_pinned = stats.pages_pinned,
+        .pages_retained = stats.pages_retained,
         .prefix_queries = stats.sched.prefix_queries,
         .prefix_hits = stats.sched.prefix_hits,
         .preemptions = stats.sched.preemptions,

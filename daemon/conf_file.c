@@ -18,8 +18,7 @@
 
 enum { FILE_BYTES_MAX = 1 << 20 };
 
-/* Reads a whole file of at most FILE_BYTES_MAX into out (initialized here; buf_done frees, always). */
-static int read_file(const char *path, struct buf *out, struct err *err)
+int conf_file_read(const char *path, struct buf *out, struct err *err)
 {
     buf_init(out, FILE_BYTES_MAX);
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
@@ -117,7 +116,7 @@ static int take_setting(void *user, const char *section, const char *name, const
 int conf_file_read_ini(const char *path, struct conf *conf, struct err *err)
 {
     struct buf text;
-    int r = read_file(path, &text, err);
+    int r = conf_file_read(path, &text, err);
     if (r < 0) goto out;
     struct ini ini = {.path = path, .text = buf_text(&text), .conf = conf, .err = err};
     int line = ini_parse_stream(next_line, &ini, take_setting, &ini);
@@ -139,7 +138,7 @@ int conf_file_read_keys(const char *path, struct conf_list *keys, struct err *er
 {
     struct buf text;
     size_t count = keys->count;
-    int r = read_file(path, &text, err);
+    int r = conf_file_read(path, &text, err);
     int number = 0;
     for (const char *line = buf_text(&text); r == 0 && *line;) {
         size_t len = strcspn(line, "\n");

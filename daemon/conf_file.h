@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* conf_file - the two files that the configuration reads. Used by conf.c only. */
+/* conf_file - the files that the configuration names. */
 #ifndef KVASIR_DAEMON_CONF_FILE_H
 #define KVASIR_DAEMON_CONF_FILE_H
 
+#include "common/base/buf.h"
 #include "daemon/conf.h"
+
+/* Reads a whole text file of at most 1 MiB into out, initialized here; buf_done frees, also after an error. -> 0,
+ * ERR_CONFIG, -errno. */
+int conf_file_read(const char *path, struct buf *out, struct err *err);
 
 /* Sets what the INI file says, as CONF_FROM_FILE. Unknown names, names in the wrong [section] and
  * settings made twice are refused. -> 0, ERR_CONFIG "PATH:LINE: why", -errno. */

@@ -91,6 +91,16 @@
     X(COUNT, cache_tenant_share, "cache-tenant-share", "cache", "0", 0, 100, "PERCENT", \
       "Part of the cache that each API key keeps: while it has no more than that, requests with other keys do not " \
       "displace its pages. 0: none. At most 100 for all keys together. Keys never share cached pages.") \
+    X(TEXT, cache_pin, "cache-pin", "cache", "", 0, 0, "PATH", \
+      "A prefix that stays in the cache, or a folder of such files: text, or (.json) the body of a request with messages " \
+      "or prompt. Computed at start where it is not cached. Empty: none.") \
+    X(COUNT, cache_pin_share, "cache-pin-share", "cache", "25", 0, 100, "PERCENT", \
+      "Part of the cache that pinned prefixes may take, one copy for each API key. Where they would take more kvasird " \
+      "does not start.") \
+    X(COUNT, cache_retention_share, "cache-retention-share", "cache", "50", 0, 100, "PERCENT", \
+      "Part of the cache that requests may keep longer than others by hints (prompt_cache_retention, cache_control, " \
+      "kv_cache_retention_config), divided evenly between the API keys. Of more, what was hinted at first counts as " \
+      "all else. 0: such hints are not taken.") \
     \
     X(TEXT, instance, "instance", "process", "default", 0, 0, "NAME", \
       "Names this daemon's shared memory, so that several can run on one machine: 1 to 32 of a-z 0-9 _ -.") \

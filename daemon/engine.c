@@ -353,12 +353,21 @@ static int offload_make(struct engine *engine, struct err *err)
     return ERR(err, r, "out of memory");
 }
 
+static int retention_bound(struct engine *engine)
+{
+    uint32_t tenants = retain_tenant_count(engine->conf.tenant_count);
+    uint64_t pages = (uint64_t)engine->geometry.page_count * engine->conf.retention_percent / 100;
+    return prefix_retain(engine->prefix, tenants, (uint32_t)(pages / (tenants ? tenants : 1)));
+}
+
 static int parts_make(struct engine *engine, struct err *err)
 {
     const struct engine_conf *conf = &engine->conf;
     int r = prefix_new(engine->pool, &engine->prefix);
     uint32_t share = (uint32_t)((uint64_t)engine->geometry.page_count * conf->tenant_share_percent / 100);
     if (r == 0 && share > 0) r = prefix_share(engine->prefix, conf->tenant_count, share);
+    if (r == 0) r = retention_bound(engine);
+    if (r == 0) pins_limit(prefix_pins(engine->prefix), engine_pin_limit(engine));
     if (r == 0) r = sched_new(&conf->sched, engine->pool, engine->prefix, &engine->sched);
     if (r < 0) return ERR(err, r, "out of memory");
     if (conf->cache_file[0]) r = offload_make(engine, err);
@@ -480,6 +489,40 @@ void engine_free(struct engine *engine, void (*on_freed)(void *owner))
     else offload_freed(engine);
 }
 
+/* ---- pins ---- */
+
+/* Whatever is pinned, a sequence of full length fits beside it: else it might wait for ever. */
+uint32_t engine_pin_limit(const struct engine *engine)
+{
+    uint32_t pages = engine->geometry.page_count;
+    uint32_t seq_pages = (engine->conf.sched.model_len_max + PAGE_TOKENS - 1) / PAGE_TOKENS;
+    uint32_t share = (uint32_t)((uint64_t)pages * engine->conf.pin_percent / 100);
+    return share < pages - seq_pages ? share : pages - seq_pages;
+}
+
+uint32_t engine_pinned_count(const struct engine *engine)
+{
+    return pins_page_count(prefix_pins(engine->prefix));
+}
+
+bool engine_pins_lost(struct engine *engine)
+{
+    return pins_lost(prefix_pins(engine->prefix));
+}
+
+int engine_pin(struct engine *engine, struct hash128 salt, const uint32_t *tokens, uint32_t token_count)
+{
+    struct hash128 key = hash128_chain(engine->root_key, &salt, sizeof salt);
+    uint32_t page_idx = PAGE_NONE;
+    for (uint32_t at = 0; at + PAGE_TOKENS <= token_count; at += PAGE_TOKENS) {
+        key = prefix_key(key, tokens + at);
+        page_idx = prefix_find(engine->prefix, key, page_idx, tokens + at);
+        if (page_idx == PAGE_NONE) return -ENOENT;
+    }
+    return page_idx == PAGE_NONE ? ERR_INPUT
+                                 : pins_add(prefix_pins(engine->prefix), page_idx, clock_mono_ns());
+}
+
 /* ---- requests ---- */
 
 int engine_submit(struct engine *engine, struct sched_request *request, uint64_t *ret_seq_id)
@@ -537,6 +580,8 @@ void engine_stats(const struct engine *engine, struct engine_stats *ret_stats)
         .pages_filling = pool_filling_count(engine->pool),
         .pages_sealed = pool_sealed_count(engine->pool),
         .pages_idle = prefix_idle_count(engine->prefix),
+        .pages_pinned = engine_pinned_count(engine),
+        .pages_retained = prefix_retained_count(engine->prefix),
         .page_bytes = engine->geometry.page_bytes,
         .evictions = prefix_evictions(engine->prefix),
         .restarts = group_restarts(engine->group),

@@ -52,6 +52,8 @@ struct engine_conf {
     const char *cache_file;    // pages are also kept there; "": nowhere. Borrowed until engine_new returns
     uint64_t cache_file_bytes; // its size
     uint32_t tenant_count, tenant_share_percent; // each tenant's minimum of the pages; 0: none has
+    uint32_t pin_percent;                        // of the pages that may be pinned
+    uint32_t retention_percent; // of the pages that requests may retain by hints, all tenants together
     enum kv_type kv_type;
     struct sched_conf sched; // epoch is set here
     struct model_facts facts;
@@ -83,13 +85,19 @@ void engine_remove(struct engine *engine, uint64_t seq_id);
 void engine_pause(struct engine *engine, uint64_t seq_id, bool paused);
 uint32_t
 engine_cache_clear(struct engine *engine); // frees every cached page that no sequence holds. -> how many
+/* Keeps the whole pages of these tokens in the cache; again and again is once. salt as in engine_submit. -ENOENT: they are not
+ * all there; ERR_LIMIT: more than engine_pin_limit in all. */
+int engine_pin(struct engine *engine, struct hash128 salt, const uint32_t *tokens, uint32_t token_count);
+uint32_t engine_pin_limit(const struct engine *engine);    // pages that may be pinned
+uint32_t engine_pinned_count(const struct engine *engine); // that are
+bool engine_pins_lost(struct engine *engine); // whether pins were dropped with bad pages since this was asked
 bool engine_queue_full(const struct engine *engine);
 bool engine_ready(const struct engine *engine);
 void engine_seq_info(const struct engine *engine, uint64_t seq_id, struct sched_seq_info *ret_info);
 
 struct engine_stats {
     struct sched_stats sched;
-    uint32_t page_count, pages_free, pages_filling, pages_sealed, pages_idle;
+    uint32_t page_count, pages_free, pages_filling, pages_sealed, pages_idle, pages_retained, pages_pinned;
     uint64_t page_bytes, evictions, restarts;
     int64_t worker_pid;
     bool has_tier;

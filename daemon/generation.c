@@ -95,6 +95,8 @@ static int sequence_submit(struct generation *generation, const struct generatio
         .deadline_ns = params->deadline_ns,
         .root_key = params->salt,
         .tenant = params->tenant,
+        .retains = params->retains,
+        .retain_count = params->retain_count,
         .owner = generation,
     };
     int r = biases_build(generation, params, &biases, &request);

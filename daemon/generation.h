@@ -71,6 +71,8 @@ struct generation_params {
     uint64_t deadline_ns; // 0: none
     struct hash128 salt;  // keeps its cached prefixes apart from others'; zero: shared
     uint32_t tenant;      // whose share of the cache they count in; 0: nobody's
+    const struct retain_range *retains; // what they are worth afterwards
+    uint32_t retain_count;
 };
 
 struct generation; // opaque

@@ -37,6 +37,7 @@ struct heap {        // of a tenant
 struct leaves {
     struct pool *pool;   // borrowed
     struct reuse *reuse; // NULL: by last use alone
+    struct retain *retain;
     struct leaf *leaf;   // (page_count)
     struct heap heaps[1 + TENANTS_MAX];
     uint32_t tenant_count, share_pages;
@@ -53,6 +54,8 @@ static float index_now(const struct leaves *leaves, uint32_t page_idx)
 
 static bool leaves_before(const struct leaves *leaves, uint32_t a, uint32_t b)
 {
+    uint8_t level_a = retain_level(leaves->retain, a), level_b = retain_level(leaves->retain, b);
+    if (level_a != level_b) return level_a < level_b;
     float index_a = leaves->leaf[a].index, index_b = leaves->leaf[b].index;
     if (index_a != index_b) return index_a < index_b;
     uint64_t use_a = pool_desc(leaves->pool, a)->last_use_ns, use_b = pool_desc(leaves->pool, b)->last_use_ns;
@@ -113,6 +116,7 @@ void leaves_update(struct leaves *leaves, uint32_t page_idx)
     if (is_sealed || leaf->uses == 0) return;
     heap->sealed_count--; // evicted
     leaf->uses = leaf->tenant = 0;
+    retain_forget(leaves->retain, page_idx);
 }
 
 /* Whether the index of the page at this place was another. */
@@ -215,11 +219,28 @@ void leaves_taken(struct leaves *leaves, uint32_t page_idx)
     if (leaf->waits && leaves->reuse)
         (void)reuse_wanted(leaves->reuse, pool_desc(leaves->pool, page_idx)->key);
     uses_set(leaf, leaf->uses + 1);
+    retain_taken(leaves->retain, page_idx);
 }
 
-void leaves_let_go(struct leaves *leaves, uint32_t page_idx)
+/* Its level has fallen. */
+static void leaf_sink(struct leaves *leaves, uint32_t page_idx)
 {
+    const struct leaf *leaf = &leaves->leaf[page_idx];
+    if (leaf->place != HEAP_NONE) heap_sift(leaves, &leaves->heaps[leaf->tenant], leaf->place);
+}
+
+void leaves_let_go(struct leaves *leaves, uint32_t page_idx, uint32_t tenant, struct retain_hint hint,
+                   uint64_t now_ns)
+{
+    bool is_idle = pool_desc(leaves->pool, page_idx)->refcount == 0;
+    uint32_t displaced = retain_let_go(leaves->retain, page_idx, tenant, hint, is_idle, now_ns);
+    if (displaced != PAGE_NONE) leaf_sink(leaves, displaced);
     wait_begin(leaves, page_idx);
+}
+
+void leaves_expire(struct leaves *leaves, uint64_t now_ns)
+{
+    for (uint32_t at; (at = retain_expired(leaves->retain, now_ns)) != PAGE_NONE;) leaf_sink(leaves, at);
 }
 
 void leaves_give(struct leaves *leaves, uint32_t page_idx, uint32_t tenant)
@@ -268,6 +289,7 @@ static int pages_adopt(struct leaves *leaves)
     for (uint32_t i = 0; i < count; i++) {
         uses_set(&leaves->leaf[pages[i].page_idx], 1);
         leaves->heaps[0].sealed_count++;
+        (void)retain_let_go(leaves->retain, pages[i].page_idx, 0, retain_plain, true, 0); // displaces none
         wait_begin(leaves, pages[i].page_idx);
         leaves_update(leaves, pages[i].page_idx);
     }
@@ -284,6 +306,7 @@ int leaves_new(struct pool *pool, enum leaves_order order, struct leaves **ret_l
     leaves->leaf = huge_calloc(pages, sizeof *leaves->leaf);
     leaves->heaps[0].pages = malloc(pages * sizeof *leaves->heaps[0].pages);
     int r = order == LEAVES_BY_REUSE ? reuse_new(pages, &leaves->reuse) : 0;
+    if (r == 0) r = retain_new(pages, &leaves->retain);
     if (!leaves->leaf || !leaves->heaps[0].pages) r = -ENOMEM;
     if (r == 0) {
         for (uint32_t i = 0; i < pages; i++) leaves->leaf[i].place = HEAP_NONE;
@@ -301,9 +324,20 @@ void leaves_free(struct leaves *leaves)
 {
     if (!leaves) return;
     reuse_free(leaves->reuse);
+    retain_free(leaves->retain);
     free(leaves->leaf);
     for (uint32_t t = 0; t <= TENANTS_MAX; t++) free(leaves->heaps[t].pages);
     free(leaves);
+}
+
+int leaves_retain(struct leaves *leaves, uint32_t tenant_count, uint32_t limit)
+{
+    return retain_limit(leaves->retain, tenant_count, limit);
+}
+
+uint32_t leaves_retained_count(const struct leaves *leaves)
+{
+    return retain_count(leaves->retain);
 }
 
 int leaves_share(struct leaves *leaves, uint32_t tenant_count, uint32_t share_pages)
@@ -342,7 +376,7 @@ static int heap_check(const struct leaves *leaves, uint32_t tenant, struct err *
 
 int leaves_check(const struct leaves *leaves, struct err *err)
 {
-    int r = 0;
+    int r = retain_check(leaves->retain, err);
     for (uint32_t i = 0; i < pool_geometry(leaves->pool)->page_count; i++) {
         const struct page_desc *desc = pool_desc(leaves->pool, i);
         const struct leaf *leaf = &leaves->leaf[i];

@@ -2,7 +2,7 @@
 /* leaves - the pages that may be evicted, in the order in which they leave.
  *
  * Heaps of the leaves: SEALED pages with refcount 0 and child_count 0; only the prefix index uses it. The order is by
- * the learnt index of reuse.h, then by the time of the last use. An index changes while its page waits. So the pages
+ * the level of retain.h, the learnt index of reuse.h, then by the time of the last use. An index changes while its page waits. So the pages
  * of a heap are visited in turn, some at each eviction, and the page on top once more before it leaves: what is on
  * top is the least up to changes of the last few evictions.
  *
@@ -15,6 +15,7 @@
 #define KVASIR_DAEMON_LEAVES_H
 
 #include "common/shm/pool.h"
+#include "daemon/retain.h"
 
 struct leaves; // owns heaps and what was learnt, borrows the pool
 
@@ -32,7 +33,13 @@ void leaves_free(struct leaves *leaves); // NULL is fine
 /* What happened to a page: it was sealed under its key; a request took it; a request let go of it. */
 void leaves_sealed(struct leaves *leaves, uint32_t page_idx);
 void leaves_taken(struct leaves *leaves, uint32_t page_idx);
-void leaves_let_go(struct leaves *leaves, uint32_t page_idx);
+void leaves_let_go(struct leaves *leaves, uint32_t page_idx, uint32_t tenant, struct retain_hint hint,
+                   uint64_t now_ns);
+void leaves_expire(struct leaves *leaves, uint64_t now_ns); // hints whose time is over end
+
+/* See retain_limit. */
+int leaves_retain(struct leaves *leaves, uint32_t tenant_count, uint32_t limit);
+uint32_t leaves_retained_count(const struct leaves *leaves);
 
 /* Tenants 1..tenant_count have a share of share_pages each, all others are tenant 0 together, which has none. Before any page is let go of. -ENOMEM,
  * ERR_LIMIT: more than TENANTS_MAX or than the pool has. */

@@ -302,6 +302,10 @@ static void put_gauges(const struct page *page, const struct metrics_gauges *gau
     put_cache_config(page, gauges);
     put_gauge(page, "kvasir:kv_pages", "Pages of the pool.", gauges->page_count);
     put_gauge(page, "kvasir:kv_pages_used", "Pages that sequences hold.", gauges->pages_used);
+    put_gauge(page, "kvasir:kv_pages_retained", "Pages kept before others by hints of requests.",
+              gauges->pages_retained);
+    put_gauge(page, "kvasir:kv_pages_pinned", "Pages of prefixes that the operator pinned.",
+              gauges->pages_pinned);
     put_gauge(page, "kvasir:num_requests_held", "Of those waiting: for a prefix that another computes.",
               gauges->held);
     put_gauge(page, "kvasir:http_connections", "Open connections.", gauges->http_conns);

@@ -24,6 +24,7 @@ struct metrics_request { // one finished choice
 struct metrics_gauges { // read at the time of rendering
     uint32_t running, waiting;
     uint32_t page_tokens, page_count, pages_used; // used: held by running sequences
+    uint32_t pages_retained, pages_pinned;        // by hints of requests, by the operator
     uint64_t prefix_queries, prefix_hits;         // tokens, since start
     uint64_t preemptions, evictions;
     uint64_t expired;                      // sequences whose deadline came

@@ -17,6 +17,8 @@
 
 struct cJSON;
 
+#define RETAIN_OUTPUT UINT32_MAX // first of a range: the output
+
 enum params_kind { PARAMS_CHAT, PARAMS_COMPLETION };
 
 struct params {
@@ -31,6 +33,8 @@ struct params {
     bool add_generation_prompt, continue_final_message;
     bool add_special_tokens;
     const char *cache_salt; // NULL: none
+    struct retain_range retains[RETAIN_RANGES_MAX]; // positions of the prompt, or from RETAIN_OUTPUT on
+    uint32_t retain_count;
     /* how */
     struct plan_seq sampling; // sampling fields and logprobs
     bool seed_given;
@@ -69,6 +73,10 @@ void params_done(struct params *params); // a zeroed struct is fine
 
 /* Frees messages, prompt and template_variables, once the prompts are made. */
 void params_drop_prompt(struct params *params);
+
+/* The hints for a prompt of so many tokens, as the scheduler counts positions. ret_ranges: (RETAIN_RANGES_MAX).
+ * -> their number. */
+uint32_t params_retains(const struct params *params, uint32_t prompt_count, struct retain_range *ret_ranges);
 
 /* The prompts of a completion: count, and prompt number i as text or ids. */
 uint32_t params_prompt_count(const struct params *params);

@@ -18,6 +18,7 @@ struct prefix {
     uint32_t idle_count;   // SEALED with refcount 0
     uint64_t evictions;
     struct tails *tails; // owned; every page of the table
+    struct pins *pins;   // owned
 };
 
 static void pages_enter(struct prefix *prefix);
@@ -39,6 +40,7 @@ int prefix_new_ordered(struct pool *pool, enum leaves_order order, struct prefix
     prefix->table = huge_calloc(places, sizeof *prefix->table);
     int r = tails_new(pool, &prefix->tails);
     if (r == 0) r = leaves_new(pool, order, &prefix->leaves);
+    if (r == 0) r = pins_new(prefix, pool, &prefix->pins);
     if (r < 0 || !prefix->table) {
         prefix_free(prefix);
         return -ENOMEM;
@@ -55,7 +57,13 @@ void prefix_free(struct prefix *prefix)
     free(prefix->table);
     leaves_free(prefix->leaves);
     tails_free(prefix->tails);
+    pins_free(prefix->pins);
     free(prefix);
+}
+
+struct pins *prefix_pins(struct prefix *prefix)
+{
+    return prefix->pins;
 }
 
 struct hash128 prefix_key(struct hash128 parent_key, const uint32_t *tokens)
@@ -146,12 +154,33 @@ void prefix_hold(struct prefix *prefix, uint32_t page_idx, uint64_t now_ns)
     leaves_update(prefix->leaves, page_idx);
 }
 
-void prefix_release(struct prefix *prefix, uint32_t page_idx, uint64_t now_ns)
+void prefix_release_as(struct prefix *prefix, uint32_t page_idx, uint64_t now_ns, uint32_t tenant,
+                       struct retain_hint hint)
 {
     pool_unpin(prefix->pool, page_idx, now_ns);
     if (pool_desc(prefix->pool, page_idx)->refcount == 0) prefix->idle_count++;
-    leaves_let_go(prefix->leaves, page_idx);
+    leaves_let_go(prefix->leaves, page_idx, tenant, hint, now_ns);
     leaves_update(prefix->leaves, page_idx);
+}
+
+void prefix_release(struct prefix *prefix, uint32_t page_idx, uint64_t now_ns)
+{
+    prefix_release_as(prefix, page_idx, now_ns, 0, retain_plain);
+}
+
+void prefix_expire(struct prefix *prefix, uint64_t now_ns)
+{
+    leaves_expire(prefix->leaves, now_ns);
+}
+
+int prefix_retain(struct prefix *prefix, uint32_t tenant_count, uint32_t limit)
+{
+    return leaves_retain(prefix->leaves, tenant_count, limit);
+}
+
+uint32_t prefix_retained_count(const struct prefix *prefix)
+{
+    return leaves_retained_count(prefix->leaves);
 }
 
 /* Frees a leaf that nobody holds. -> its parent or PAGE_NONE. */
@@ -266,5 +295,6 @@ int prefix_check(const struct prefix *prefix, struct err *err)
     if (idle != prefix->idle_count)
         return ERR(err, ERR_FORMAT, "prefix: idle count %u, is %u", prefix->idle_count, idle);
     int r = leaves_check(prefix->leaves, err);
+    if (r == 0) r = pins_check(prefix->pins, err);
     return r < 0 ? r : tails_check(prefix->tails, err);
 }

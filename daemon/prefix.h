@@ -12,6 +12,7 @@
 
 #include "common/shm/pool.h"
 #include "daemon/leaves.h"
+#include "daemon/prefix_pins.h"
 
 struct prefix; // owns table and leaves, borrows the pool
 
@@ -39,6 +40,15 @@ void prefix_seal(struct prefix *prefix, uint32_t page_idx, struct hash128 key, u
                  const uint64_t *sums);
 void prefix_hold(struct prefix *prefix, uint32_t page_idx, uint64_t now_ns);    // refcount + 1
 void prefix_release(struct prefix *prefix, uint32_t page_idx, uint64_t now_ns); // refcount - 1; stays cached
+/* The same of a request that says how long that is worth it. Of a chain the last page first. */
+void prefix_release_as(struct prefix *prefix, uint32_t page_idx, uint64_t now_ns, uint32_t tenant,
+                       struct retain_hint hint);
+void prefix_expire(struct prefix *prefix, uint64_t now_ns); // hints whose time is over end
+/* See retain_limit. */
+int prefix_retain(struct prefix *prefix, uint32_t tenant_count, uint32_t limit);
+uint32_t prefix_retained_count(const struct prefix *prefix);
+
+struct pins *prefix_pins(struct prefix *prefix); // what the operator pinned
 
 /* Makes one page free: the first of the leaves. -ENOSPC when every sealed page is held. */
 int prefix_evict(struct prefix *prefix);

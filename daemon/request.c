@@ -12,6 +12,7 @@
 #include "daemon/answer.h"
 #include "daemon/choice.h"
 #include "daemon/conn.h"
+#include "daemon/tenant.h"
 
 enum {
     ID_BYTES = 48,
@@ -377,16 +378,10 @@ static uint64_t choice_seed(const struct request *request, const struct choice *
     return hash64(parts, sizeof parts);
 }
 
-/* Keys never share cached pages: whether another's prompt is in the cache must not show in the time that one's own
- * takes. */
 static struct hash128 salt_of(const struct request *request)
 {
-    const char *text = request->params.cache_salt;
-    struct hash128 salt = {0, 0};
-    if (request->tenant == 0) return text ? hash128(text, strlen(text)) : salt;
-    const char *key = request->api->conf.keys[request->tenant - 1];
-    salt = hash128(key, strlen(key));
-    return text ? hash128_chain(salt, text, strlen(text)) : salt;
+    const char *key = request->tenant ? request->api->conf.keys[request->tenant - 1] : NULL;
+    return tenant_salt(key, request->params.cache_salt);
 }
 
 static int choice_start(struct request *request, struct choice *choice)
@@ -420,6 +415,9 @@ static int choice_start(struct request *request, struct choice *choice)
     generation.sampling.seed = choice_seed(request, choice);
     if (params->prompt_logprobs > (int32_t)generation.sampling.logprobs)
         generation.sampling.logprobs = (uint32_t)params->prompt_logprobs;
+    struct retain_range retains[RETAIN_RANGES_MAX];
+    generation.retains = retains;
+    generation.retain_count = params_retains(params, (uint32_t)prompt->count, retains);
     generation.tenant = request->tenant;
     generation.salt = salt_of(request);
     int r = generation_start(request->api->conf.engine, request->source.tokenizer, &generation,

@@ -75,10 +75,12 @@ static void seq_free_memory(struct seq *seq)
     free(seq->pages);
     free(seq->keys);
     free(seq->biases);
+    free(seq->retains);
     seq->tokens = NULL;
     seq->pages = NULL;
     seq->keys = NULL;
     seq->biases = NULL;
+    seq->retains = NULL;
 }
 
 void sched_free(struct sched *sched)
@@ -253,6 +255,7 @@ static int seq_fill(struct seq *seq, const struct sched_request *request)
         .owner = request->owner,
         .params = request->params,
         .bias_count = request->bias_count,
+        .retain_count = request->retain_count,
         .min_output = request->min_output,
         .min_bias_count = request->min_bias_count,
         .use_history = request->use_history,
@@ -273,12 +276,14 @@ static int seq_fill(struct seq *seq, const struct sched_request *request)
     seq->pages = malloc(seq->page_cap * sizeof *seq->pages);
     seq->keys = malloc(seq->page_cap * sizeof *seq->keys);
     seq->biases = malloc((request->bias_count + 1u) * sizeof *seq->biases);
-    if (!seq->tokens || !seq->pages || !seq->keys || !seq->biases) {
+    seq->retains = malloc((request->retain_count + 1u) * sizeof *seq->retains);
+    if (!seq->tokens || !seq->pages || !seq->keys || !seq->biases || !seq->retains) {
         seq_free_memory(seq);
         return -ENOMEM;
     }
     memcpy(seq->tokens, request->prompt, request->prompt_count * sizeof *seq->tokens);
     if (request->bias_count) memcpy(seq->biases, request->biases, request->bias_count * sizeof *seq->biases);
+    for (uint32_t i = 0; i < request->retain_count; i++) seq->retains[i] = request->retains[i];
     return 0;
 }
 
@@ -290,6 +295,7 @@ int sched_submit(struct sched *sched, const struct sched_request *request, uint6
     if (sched_pages_for((uint32_t)tokens_max) > pool_geometry(sched->pool)->page_count) return ERR_LIMIT;
     if (request->bias_count > LOGIT_BIAS_MAX || request->min_bias_count > request->bias_count)
         return ERR_LIMIT;
+    if (request->retain_count > RETAIN_RANGES_MAX) return ERR_LIMIT;
     if (sched_queue_full(sched)) return ERR_FULL;
     uint32_t slot = sched->free_first;
     struct seq *seq = &sched->seqs[slot];
@@ -313,11 +319,18 @@ void sched_seq_release_pages(struct sched *sched, struct seq *seq, uint64_t now_
 {
     CHECK(seq->rows_in_flight == 0); // a worker reads and writes them
     uint32_t sealed = seq->computed / PAGE_TOKENS;
+    struct retain_hint hint = {.level = 0};
     sched_seq_release_tail(sched, seq, now_ns);
-    /* Last first: a chain leaves the cache from its end. */
+    /* Last first: a chain leaves the cache from its end, and what keeps a page keeps all above it. */
     for (uint32_t i = seq->page_count; i-- > 0;) {
-        if (i < sealed) prefix_release(sched->prefix, seq->pages[i].page_idx, now_ns);
-        else pool_drop(sched->pool, seq->pages[i].page_idx);
+        if (i < sealed) {
+            uint32_t at = i * PAGE_TOKENS;
+            hint = retain_hint_join(hint,
+                                    retain_hint_at(seq->retains, seq->retain_count, at, at + PAGE_TOKENS));
+            prefix_release_as(sched->prefix, seq->pages[i].page_idx, now_ns, seq->tenant, hint);
+        } else {
+            pool_drop(sched->pool, seq->pages[i].page_idx);
+        }
     }
     seq->page_count = 0;
     seq->computed = 0;

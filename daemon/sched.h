@@ -35,7 +35,7 @@
  *   I1: a running sequence holds ceil(k / PAGE_TOKENS) pages for some k >= computed; its first
  *       computed / PAGE_TOKENS pages are SEALED and held once by it, the others FILLING.
  *   I2: refcount of every page == number of running sequences that hold it, as one of their pages or until the end
- *       of a page of theirs is copied from it.
+ *       of a page of theirs is copied from it, and of pins that do.
  *   I3: a waiting sequence holds no page.
  *   I4: running is sorted by (due, number of submission).
  *   I5: a sequence has rows in flight only in the step in flight of its group, and runs.
@@ -78,6 +78,8 @@ struct sched_request {
     uint32_t output_max; // room for output tokens; prompt_count + output_max <= model_len_max
     struct hash128 root_key;
     uint32_t tenant;        // whose share of the cache its pages count in; 0: nobody's
+    const struct retain_range *retains; // what its pages are worth once it is done; at most RETAIN_RANGES_MAX
+    uint32_t retain_count;
     struct plan_seq params; // seed, sampling parameters, logprobs; the rest is ignored
     const struct plan_bias *biases;
     uint32_t bias_count;

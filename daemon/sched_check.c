@@ -108,10 +108,12 @@ int sched_check(const struct sched *sched, struct err *err)
     if (r == 0) r = sched_share_check(sched, err);
     if (r == 0 && !slot_heap_check(&sched->deadlines))
         r = ERR(err, ERR_FORMAT, "sched: the order of deadlines is broken");
-    for (uint32_t page_idx = 0; r == 0 && page_idx < page_count; page_idx++)
+    for (uint32_t page_idx = 0; r == 0 && page_idx < page_count; page_idx++) {
+        holders[page_idx] += pins_of(prefix_pins(sched->prefix), page_idx);
         if (pool_desc(sched->pool, page_idx)->refcount != holders[page_idx])
             r = ERR(err, ERR_FORMAT, "sched: page %u: refcount %u, holders %u", page_idx,
                     pool_desc(sched->pool, page_idx)->refcount, holders[page_idx]);
+    }
     if (r == 0 && sched->running.count > sched->conf.seqs_max)
         r = ERR(err, ERR_FORMAT, "sched: %u run at once", sched->running.count);
     if (r == 0 && running != sched->running.count)

@@ -40,6 +40,7 @@ uint32_t sched_bads_drop(struct sched *sched, uint64_t now_ns)
         sched_seq_move(sched, slot, SEQ_WAITING);
         seq->look_step = 0; // what it would find in the cache has changed
     }
+    (void)pins_remove_marked(prefix_pins(sched->prefix), sched->bad_marks, now_ns); // their owner asks again
     return prefix_drop_marked(sched->prefix, sched->bad_marks);
 }
 

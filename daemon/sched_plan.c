@@ -354,6 +354,7 @@ int sched_plan(struct sched *sched, uint32_t group_idx, uint64_t now_ns, struct 
         .score_rows_left = PLAN_SCORE_ROWS_MAX,
         .checks = checks_unknown_count(sched->checks) > 0,
     };
+    prefix_expire(sched->prefix, now_ns);
     group->load = (struct step_load){0};
     group->last_step = (struct sched_step){0};
     sched_groups_balance(sched);

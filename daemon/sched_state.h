@@ -77,6 +77,8 @@ struct seq {
     uint32_t key_count;
     uint32_t cached_count;
     uint32_t tenant;
+    uint32_t retain_count;
+    struct retain_range *retains; // owned, (retain_count)
 
     /* sched_share.c */
     uint32_t held_by; // waiting: until this running one has sealed pages below held_until; or SEQ_NONE

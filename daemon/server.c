@@ -24,6 +24,7 @@
 #include "daemon/metrics.h"
 #include "daemon/model_info.h"
 #include "daemon/notify.h"
+#include "daemon/pinned.h"
 #include "daemon/progress.h"
 #include "daemon/request.h"
 
@@ -43,6 +44,7 @@ struct server {
     uint32_t model_len_max;
     struct engine *engine;
     struct metrics *metrics;
+    struct pinned *pinned; // NULL: no prefix is
     struct api api;
     struct http_server *http;
     uv_signal_t sigterm, sigint;
@@ -77,6 +79,8 @@ static void engine_stopped(void *owner)
     struct server *server = owner;
     server->state = SERVER_STOPPING;
     api_cancel_all(&server->api);
+    pinned_free(server->pinned);
+    server->pinned = NULL;
     http_server_stop(server->http);
     engine_free(server->engine, engine_freed);
 }
@@ -138,6 +142,7 @@ static void engine_ready_now(void *owner)
     engine_stats(server->engine, &stats);
     char note[512];
     engine_worker_note(server->engine, note, sizeof note);
+    if (server->pinned) pinned_refresh(server->pinned);
     if (server->state != SERVER_LOADING) {
         log_info("the worker is back: process %" PRId64 ", restart %" PRIu64 ", %s", stats.worker_pid,
                  stats.restarts, note);
@@ -172,10 +177,11 @@ static void engine_lost(void *owner, const char *reason)
 
 static void engine_corrupt(void *owner, uint32_t bad_count, uint32_t dropped_count)
 {
-    (void)owner;
+    struct server *server = owner;
     log_warn("%" PRIu32 " cached pages are not what was sealed; %" PRIu32
              " dropped with what hangs on them, to be computed anew",
              bad_count, dropped_count);
+    if (server->pinned) pinned_refresh(server->pinned);
 }
 
 static void engine_failed(void *owner, int exit_status, const char *reason)
@@ -206,6 +212,7 @@ static void engine_turned(void *owner)
 {
     struct server *server = owner;
     request_send_held(&server->api);
+    if (engine_pins_lost(server->engine) && server->pinned) pinned_refresh(server->pinned);
 }
 
 static const struct engine_callbacks engine_callbacks = {
@@ -289,6 +296,8 @@ static int engine_make(struct server *server, struct err *err)
         .cache_file_bytes = conf->cache_file_bytes,
         .tenant_count = (uint32_t)conf->api_keys.count,
         .tenant_share_percent = conf->cache_tenant_share,
+        .pin_percent = conf->cache_pin_share,
+        .retention_percent = conf->cache_retention_share,
         .kv_type = kv_type_of(conf->kv_cache_dtype),
         .sched = {.seqs_max = conf->max_num_seqs,
                   .tokens_max = conf->max_num_batched_tokens,
@@ -329,6 +338,18 @@ static int api_make(struct server *server, struct err *err)
         .timeout_s = conf->request_timeout_s,
     };
     return api_init(&server->api, &api, err);
+}
+
+static int pinned_make(struct server *server, struct err *err)
+{
+    struct pinned_conf pinned = {
+        .engine = server->engine,
+        .source = &server->api.conf.source,
+        .keys = server->conf->api_keys.texts,
+        .key_count = server->conf->api_keys.count,
+    };
+    if (!server->conf->cache_pin[0]) return 0;
+    return pinned_open(server->conf->cache_pin, &pinned, &server->pinned, err);
 }
 
 static int http_make(struct server *server, struct err *err)
@@ -403,6 +424,7 @@ static int parts_start(struct server *server, struct err *err)
     if (r == 0) r = metrics_new(server->model_name, server->model_len_max, &server->metrics);
     if (r == 0) r = engine_make(server, err);
     if (r == 0) r = api_make(server, err);
+    if (r == 0) r = pinned_make(server, err);
     if (r == 0) r = http_make(server, err);
     if (r == 0) r = sockets_listen(server, err);
     if (r == 0) r = engine_start(server->engine, err);
@@ -437,6 +459,8 @@ int server_run(const struct conf *conf)
         if (conf->progress) progress_end();
         log_error("%s", err.text[0] ? err.text : err_name(r));
         server.exit_status = err_exit_status(r);
+        pinned_free(server.pinned);
+        server.pinned = NULL;
         if (server.http) http_server_stop(server.http);
         if (server.engine) engine_free(server.engine, engine_freed);
         else handles_close(&server);

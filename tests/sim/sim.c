@@ -40,6 +40,11 @@ static void open_sched(struct sim *sim)
 {
     LAW(prefix_new(sim->pool, &sim->prefix) == 0);
     LAW(prefix_share(sim->prefix, 1, sim->page_count / 3) == 0);
+    LAW(prefix_retain(sim->prefix, 1, sim->page_count / 4) == 0);
+    uint32_t longest = (sim->conf.model_len_max + PAGE_TOKENS - 1) / PAGE_TOKENS,
+             eighth = sim->page_count / 8;
+    uint32_t spare = sim->page_count > longest ? sim->page_count - longest : 0; // as engine_pin_limit
+    pins_limit(prefix_pins(sim->prefix), spare < eighth ? spare : eighth);
     LAW(sched_new(&sim->conf, sim->pool, sim->prefix, &sim->sched) == 0);
 }
 
@@ -362,10 +367,27 @@ static int step_once(struct sim *sim, bool busy)
     return seqs;
 }
 
+static void pins_clear(struct sim *sim)
+{
+    for (uint32_t i = 0; i < sim->page_count; i++) pins_remove(prefix_pins(sim->prefix), i, sim->now_ns);
+}
+
+/* The operator pins some cached chain, or lets go of all. */
+static void operator_acts(struct sim *sim)
+{
+    if (rng_below(&sim->rng, 100) != 0) return;
+    uint32_t page_idx = (uint32_t)rng_below(&sim->rng, sim->page_count);
+    if (rng_below(&sim->rng, 4) == 0) pins_clear(sim);
+    if (pool_desc(sim->pool, page_idx)->state != PAGE_SEALED) return;
+    int r = pins_add(prefix_pins(sim->prefix), page_idx, sim->now_ns);
+    LAW(r == 0 || r == ERR_LIMIT);
+}
+
 void sim_step(struct sim *sim)
 {
     sim->now_ns += 1 + rng_below(&sim->rng, 1000000);
     sim_clients_act(sim);
+    operator_acts(sim);
     sim_clients_expire(sim);
     (void)step_once(sim, true); // an idle one is a step as well
     sim_check_pool(sim);
@@ -402,6 +424,7 @@ void sim_drain(struct sim *sim)
     }
     for (int i = 0; i < SIM_CLIENTS; i++) LAW(!sim->clients[i].live);
     LAW(pool_filling_count(sim->pool) == 0);
+    pins_clear(sim);
     LAW(prefix_idle_count(sim->prefix) == pool_sealed_count(sim->pool));
     stats_take(sim);
 }

@@ -50,8 +50,21 @@ static void client_draw(struct sim *sim, struct sim_client *client)
     client->min_output = (uint32_t)rng_below(&sim->rng, 20);
 }
 
+/* What a quarter of the clients say their pages are worth, some less than all others; drawn from the client's seed. */
+static uint32_t client_retains(const struct sim_client *client, struct retain_range ranges[static 2])
+{
+    static const struct retain_hint hints[] = {{60, 1}, {80, RETAIN_FOREVER}, {0, 0}, {35, 0}};
+    uint64_t drawn = rng_at(client->seed, 0, 0);
+    if (drawn % 4 != 0) return 0;
+    uint32_t middle = client->prompt_count / 2;
+    ranges[0] = (struct retain_range){0, middle, hints[drawn / 4 % 4]};
+    ranges[1] = (struct retain_range){middle, UINT32_MAX, hints[drawn / 16 % 4]};
+    return 2;
+}
+
 static void client_queue(struct sim *sim, struct sim_client *client)
 {
+    struct retain_range retains[2];
     struct sched_request request = {
         .prompt = client->tokens,
         .prompt_count = client->prompt_count,
@@ -68,6 +81,8 @@ static void client_queue(struct sim *sim, struct sim_client *client)
         .priority = client->priority,
         .arrival_ns = client->arrival_ns,
         .deadline_ns = client->deadline_ns,
+        .retains = retains,
+        .retain_count = client_retains(client, retains),
         .owner = client,
     };
     bool fits = (client->prompt_count + client->output_max + PAGE_TOKENS - 1) / PAGE_TOKENS <=
