@@ -2,7 +2,7 @@
 /* model - the speed of a model's forward pass, without server or sampling.
  *
  *   model MODEL.gguf [--level NAME] [--threads N] [--pin] [--kv f16|bf16|q8|q4|f32] [--rounds N] [--memory MIB]
- *         [--prompts LIST] [--batches LIST] [--contexts LIST] [--quick] [--profile] [--cpu] [--shm]
+ *         [--prompts LIST] [--batches LIST] [--contexts LIST] [--quick] [--profile] [--cpu] [--shm] [--ranks N]
  *
  * Prints lines of CSV below a header on the machine. Cases: chunks of --prompts tokens (512) of one sequence with
  * nothing before them and with each of --contexts (256) tokens, then one decode step of --batches sequences (1 to
@@ -18,7 +18,8 @@
  *
  * --profile adds the median milliseconds of each op. --cpu counts the process's CPU time instead of the clock, and
  * the best round instead of the median: with one thread, what the code costs on a machine that others use too.
- * --shm: weights and pages in shared memory, as the server has them. */
+ * --shm: weights and pages in shared memory, as the server has them. --ranks: so many processes compute it together,
+ * --threads each; with --pin each has CPUs of its own. */
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -27,11 +28,13 @@
 
 #include "bench/machine.h"
 #include "common/base/check.h"
+#include "common/base/cpus.h"
 #include "common/base/limits.h"
 #include "common/gguf/facts.h"
 #include "common/gguf/file.h"
 #include "common/shm/pool.h"
 #include "common/shm/segment.h"
+#include "tests/unit/ranks_rig.h"
 #include "worker/model.h"
 
 enum { BATCH_MAX = 256, ROUNDS_MAX = 101, OPS_COUNT = 6, LIST_MAX = 32, CHUNK = 512 };
@@ -42,7 +45,7 @@ struct list {
 
 struct options {
     const char *path, *level;
-    uint32_t threads, rounds, memory_mib, kv_type;
+    uint32_t threads, ranks, rounds, memory_mib, kv_type;
     struct list prompts, batches, contexts;
     bool pin, profile, cpu, shm;
 };
@@ -135,6 +138,8 @@ struct rig {
     struct gguf_file file;
     struct model_facts facts;
     struct kern_cache cache;
+    struct dist *dist; // NULL: alone
+    struct shard shard;
     struct model *model;
     struct machine_peaks peaks;
     double read_gbs;
@@ -186,7 +191,8 @@ static struct kern_store store_memory(const struct rig *rig, const struct kern_o
     struct hash128 content;
     struct err err = {0};
     if (!rig->options.shm) return store;
-    if (model_measure(rig->file.gguf, &rig->facts, NULL, ops, &store.bytes, &content, &err) < 0) stop(&err);
+    if (model_measure(rig->file.gguf, &rig->facts, &rig->shard, ops, &store.bytes, &content, &err) < 0)
+        stop(&err);
     if (store.bytes > 0) store.base = shared_memory("weights", store.bytes);
     return store;
 }
@@ -197,8 +203,9 @@ static void make_pages(struct rig *rig)
     const struct options *options = &rig->options;
     const struct model_facts *f = &rig->facts;
     uint32_t a_seq = pages_for(rig, list_max(&options->contexts));
-    uint64_t page_bytes = pool_page_bytes((enum kv_type)options->kv_type, f->layer_count, f->head_count_kv,
-                                          f->head_dims);
+    const uint64_t all_bytes = pool_page_bytes((enum kv_type)options->kv_type, f->layer_count,
+                                               f->head_count_kv, f->head_dims);
+    const uint64_t page_bytes = all_bytes / f->head_count_kv * rig->shard.kv_count;
     struct err err = {0};
     if (page_bytes == 0) {
         (void)ERR(&err, ERR_UNSUPPORTED, "no such pages");
@@ -207,12 +214,12 @@ static void make_pages(struct rig *rig)
     uint64_t wanted = (uint64_t)a_seq * list_max(&options->batches),
              most = MIB(options->memory_mib) / page_bytes;
     if (wanted > most) wanted = most > a_seq ? most : a_seq;
-    rig->kv_row_bytes = page_bytes / PAGE_TOKENS;
+    rig->kv_row_bytes = all_bytes / PAGE_TOKENS;
     rig->cache = (struct kern_cache){.page_bytes = page_bytes,
                                      .page_count = (uint32_t)wanted,
                                      .page_tokens = PAGE_TOKENS,
                                      .layer_count = f->layer_count,
-                                     .head_count_kv = f->head_count_kv,
+                                     .head_count_kv = rig->shard.kv_count,
                                      .head_dims = f->head_dims,
                                      .kv_type = options->kv_type};
     size_t bytes = (size_t)(wanted * page_bytes + 63) & ~(size_t)63;
@@ -231,11 +238,8 @@ static void open_rig(struct rig *rig)
     const struct kern_ops *ops;
     struct err err = {0};
     if (kern_select(options->level, &ops, &err) < 0) stop(&err);
-    if (gguf_file_open(options->path, &rig->file, &err) < 0) stop(&err);
-    if (model_facts_read(rig->file.gguf, &rig->facts, &err) < 0) stop(&err);
     const struct model_facts *f = &rig->facts;
-    uint32_t seqs = list_max(&options->batches), chunk = list_max(&options->prompts);
-    rig->rows_max = chunk > CHUNK ? chunk : CHUNK;
+    if (shard_make(f, options->ranks, dist_rank(rig->dist), &rig->shard, &err) < 0) stop(&err);
     make_pages(rig);
     uint64_t qkv = (uint64_t)(f->head_count + 2 * f->head_count_kv) * f->head_dims;
     uint64_t a_layer = (qkv + (uint64_t)f->head_count * f->head_dims + 3ull * f->feed_forward_dims) *
@@ -247,17 +251,21 @@ static void open_rig(struct rig *rig)
                               .threads = options->threads,
                               .pin_threads = options->pin,
                               .rows_max = rig->rows_max,
-                              .logits_max = seqs,
+                              .logits_max = list_max(&options->batches),
                               .position_max = pages_for(rig, list_max(&options->contexts)) * PAGE_TOKENS,
                               .cache = rig->cache,
+                              .dist = rig->dist,
                               .store = store_memory(rig, ops)};
     double start = now();
     if (model_open(rig->file.gguf, f, &conf, &rig->model, &err) < 0) stop(&err);
-    printf("# model: %s, level %s, %u threads%s, opened in %.2f s, weights %.1f MB, %llu bytes of keys and "
+    if (rig->shard.rank > 0) return;
+    printf("# model: %s, level %s, %u ranks of %u threads%s, opened in %.2f s, weights %.1f MB, %llu bytes "
+           "of keys and "
            "values a "
            "token\n",
-           f->name, ops->name, options->threads, options->pin ? " pinned" : "", now() - start,
-           (double)model_weight_bytes(rig->model) * 1e-6, (unsigned long long)rig->kv_row_bytes);
+           f->name, ops->name, options->ranks, options->threads, options->pin ? " pinned" : "", now() - start,
+           (double)model_weight_bytes(rig->model) * 1e-6 * options->ranks,
+           (unsigned long long)rig->kv_row_bytes);
 }
 
 static void forward(struct rig *rig, uint32_t seq_count, uint32_t rows_a_seq, uint32_t pos_first)
@@ -302,7 +310,7 @@ static void print_case(const struct rig *rig, uint32_t seq_count, uint32_t rows_
     uint32_t rows = seq_count * rows_a_seq, reach = rows_a_seq > 1 ? rows_a_seq : rig->options.rounds;
     double keys = pos_first + reach / 2.0; // of a row, on average
     double macs = (double)rig->macs * rows + (double)rig->macs_head * seq_count;
-    double bytes = (double)model_weight_bytes(rig->model) +
+    double bytes = (double)model_weight_bytes(rig->model) * rig->options.ranks + // as good as equal shares
                    (double)rig->kv_row_bytes * seq_count * (rows_a_seq > 1 ? pos_first : keys);
     double peak = rig->peaks.int8_dot * 1e9, read = bytes / (rig->read_gbs * 1e9);
     double compute = peak > 0 ? macs / peak + (double)rig->macs_key * keys * rows / (rig->peaks.f32_fma * 1e9)
@@ -326,6 +334,7 @@ static void run_case(struct rig *rig, uint32_t seq_count, uint32_t rows_a_seq, u
         for (int op = 0; op < OPS_COUNT; op++) ops[op][i] = op_seconds[op];
     }
     double time = typical(rig, seconds); // sorts
+    if (rig->shard.rank > 0) return;
     print_case(rig, seq_count, rows_a_seq, pos_first, time, seconds[0]);
     for (int op = 0; rig->options.profile && op < OPS_COUNT; op++)
         printf(",%.3f", typical(rig, ops[op]) * 1e3);
@@ -366,7 +375,7 @@ static void run_cases(struct rig *rig)
         for (uint32_t i = 0; i < options->batches.count; i++) {
             uint32_t batch = options->batches.values[i];
             if (batch <= rig->seq_count) run_case(rig, batch, 1, context);
-            else
+            else if (rig->shard.rank == 0)
                 printf("# %u sequences of %u tokens: more than --memory %u\n", batch, context,
                        options->memory_mib);
         }
@@ -382,7 +391,7 @@ static int usage(void)
     fprintf(stderr,
             "usage: model MODEL.gguf [--level NAME] [--threads N] [--pin] [--kv f16|bf16|q8|q4|f32]\n"
             "             [--rounds N] [--memory MIB] [--prompts LIST] [--batches LIST] [--contexts LIST]\n"
-            "             [--quick] [--profile] [--cpu] [--shm]\n");
+            "             [--quick] [--profile] [--cpu] [--shm] [--ranks N]\n");
     return 64;
 }
 
@@ -432,6 +441,7 @@ static bool parse_value(const char *name, const char *value, struct options *o)
     if (strcmp(name, "--level") == 0) o->level = value;
     else if (strcmp(name, "--kv") == 0) return parse_kv(value, &o->kv_type);
     else if (strcmp(name, "--threads") == 0) return parse_number(value, 1024, &o->threads);
+    else if (strcmp(name, "--ranks") == 0) return parse_number(value, RANKS_MAX, &o->ranks);
     else if (strcmp(name, "--rounds") == 0) return parse_number(value, ROUNDS_MAX, &o->rounds);
     else if (strcmp(name, "--memory") == 0) return parse_number(value, 1 << 20, &o->memory_mib);
     else if (strcmp(name, "--prompts") == 0) return parse_list(value, PLAN_TOKENS_MAX, &o->prompts);
@@ -445,6 +455,7 @@ static bool parse_value(const char *name, const char *value, struct options *o)
 static bool parse(int argc, char **argv, struct options *ret)
 {
     struct options o = {.threads = machine_cores(),
+                        .ranks = 1,
                         .rounds = 9,
                         .memory_mib = 2048,
                         .kv_type = KV_F16,
@@ -466,26 +477,75 @@ static bool parse(int argc, char **argv, struct options *ret)
     return o.path != NULL;
 }
 
-int main(int argc, char **argv)
+/* ---- one rank, or several */
+
+static struct rig rig; // of this process
+
+/* Threads of rank r on the r-th of the CPUs, not all ranks on the first. */
+static void take_cpus(uint32_t rank)
 {
-    struct rig rig = {0};
-    if (!parse(argc, argv, &rig.options)) return usage();
-    if (rig.options.cpu) clock_used = CLOCK_PROCESS_CPUTIME_ID;
-    machine_print_header(stdout);
-    rig.peaks = machine_peaks(rig.options.threads, 0.2);
-    rig.read_gbs = machine_read_gbs(rig.options.threads, MIB(256), 0.2);
-    printf("# peaks: int8 dot %.1f GMAC/s (%s), f32 %.1f GMAC/s, memory %.1f GB/s\n", rig.peaks.int8_dot,
-           machine_int8_name(), rig.peaks.f32_fma, rig.read_gbs);
+    struct cpus cpus;
+    cpu_set_t own;
+    cpus_allowed(&cpus);
+    CPU_ZERO(&own);
+    for (uint32_t i = 0; i < rig.options.threads; i++)
+        CPU_SET(cpus.ids[(rank * rig.options.threads + i) % cpus.count], &own);
+    (void)sched_setaffinity(0, sizeof own, &own); // a wish
+}
+
+static int run_rank(struct ranks_rig *ranks, uint32_t rank)
+{
+    if (ranks) rig.dist = ranks_rig_dist(ranks, rank);
+    if (ranks && rig.options.pin) take_cpus(rank);
     open_rig(&rig);
-    printf("case,seqs,rows,context,ms,best_ms,tok_s,gmac_s,share,gbs,bound_ms,of_bound");
-    for (int op = 0; rig.options.profile && op < OPS_COUNT; op++) printf(",%s_ms", op_names[op]);
-    printf("\n");
     run_cases(&rig);
     model_close(rig.model);
-    gguf_file_close(&rig.file);
+    dist_close(rig.dist);
     if (!rig.options.shm) free(rig.cache.base);
     free(rig.pages);
     free(rig.tokens);
     free(rig.positions);
     return 0;
+}
+
+/* As many processes, of which the first prints. -> how many failed. */
+static int run_ranks(void)
+{
+    const struct model_facts *f = &rig.facts;
+    const struct exchange_shape shape = {.rank_count = rig.options.ranks,
+                                         .group_count = rig.options.ranks,
+                                         .rows_max = rig.rows_max,
+                                         .logits_max = list_max(&rig.options.batches),
+                                         .embedding_dims = f->embedding_dims,
+                                         .attention_dims = f->head_count * f->head_dims,
+                                         .feed_forward_dims = f->feed_forward_dims,
+                                         .vocab_count = f->vocab_count};
+    struct ranks_rig ranks;
+    ranks_rig_open(&shape, 0, &ranks);
+    ranks.threads = rig.options.threads;
+    int failed = ranks_rig_run(&ranks, run_rank);
+    ranks_rig_close(&ranks);
+    return failed;
+}
+
+int main(int argc, char **argv)
+{
+    struct err err = {0};
+    if (!parse(argc, argv, &rig.options)) return usage();
+    if (rig.options.cpu) clock_used = CLOCK_PROCESS_CPUTIME_ID;
+    const uint32_t threads = rig.options.threads * rig.options.ranks, chunk = list_max(&rig.options.prompts);
+    rig.rows_max = chunk > CHUNK ? chunk : CHUNK;
+    machine_print_header(stdout);
+    rig.peaks = machine_peaks(threads, 0.2);
+    rig.read_gbs = machine_read_gbs(threads, MIB(256), 0.2);
+    printf("# peaks: int8 dot %.1f GMAC/s (%s), f32 %.1f GMAC/s, memory %.1f GB/s\n", rig.peaks.int8_dot,
+           machine_int8_name(), rig.peaks.f32_fma, rig.read_gbs);
+    printf("case,seqs,rows,context,ms,best_ms,tok_s,gmac_s,share,gbs,bound_ms,of_bound");
+    for (int op = 0; rig.options.profile && op < OPS_COUNT; op++) printf(",%s_ms", op_names[op]);
+    printf("\n");
+    if (gguf_file_open(rig.options.path, &rig.file, &err) < 0) stop(&err);
+    if (model_facts_read(rig.file.gguf, &rig.facts, &err) < 0) stop(&err);
+    int failed = rig.options.ranks > 1 ? run_ranks() : run_rank(NULL, 0);
+    gguf_file_close(&rig.file);
+    return failed == 0 ? 0 : 70;
 }

@@ -137,8 +137,12 @@ static int meet(struct dist *dist, int status, uint64_t *spin_ns, uint64_t spin_
     own->statuses[dist->epoch % 2] = status;
     atomic_store_explicit(&own->arrived, dist->epoch, memory_order_seq_cst); // R1
     if (all_arrived(dist)) {
-        for (uint32_t i = 0; i < dist->local_count; i++)
-            if (i != dist->local) wake_notify(&dist->cells[i].wake); // R2
+        for (uint32_t i = 0; i < dist->local_count; i++) {
+            struct wake *wake = &dist->cells[i].wake;
+            // Spares wake_notify's fence: this load stands behind R1's store in the one order of seq_cst, and the fence
+            // of wake_prepare behind or before it, so either we see the sleeper or it sees us.
+            if (atomic_load_explicit(&wake->sleeping, memory_order_seq_cst)) wake_notify(wake); // R2
+        }
         return 0;
     }
     if (spin(dist, spin_ns, spin_ns_max)) return 0;

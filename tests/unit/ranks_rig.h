@@ -24,6 +24,7 @@ struct ranks_rig {
     void *segment; // shared by the ranks
     size_t segment_bytes;
     _Atomic uint32_t *stopped; // shared: a rank died
+    uint32_t threads;          // of a rank; 0 counts as 1
     void *memory;              // the case's own, shared, zeroed
     size_t memory_bytes;
     pid_t pids[RANKS_MAX];
@@ -67,13 +68,14 @@ static inline struct dist *ranks_rig_dist(struct ranks_rig *rig, uint32_t rank)
     struct dist *dist = NULL;
     struct err err = {0};
     if (exchange_verify(rig->segment, rig->segment_bytes, &rig->shape, 1, &err) < 0) abort();
-    const struct dist_conf conf = {.rank = rank,
-                                   .rank_count = rig->shape.rank_count,
-                                   .shape = rig->shape,
-                                   .segment = rig->segment,
-                                   .spin_ns_max = dist_spin_ns(rig->shape.rank_count, 1),
-                                   .look = ranks_rig_look,
-                                   .look_arg = rig};
+    const struct dist_conf conf = {
+        .rank = rank,
+        .rank_count = rig->shape.rank_count,
+        .shape = rig->shape,
+        .segment = rig->segment,
+        .spin_ns_max = dist_spin_ns(rig->shape.rank_count, rig->threads ? rig->threads : 1),
+        .look = ranks_rig_look,
+        .look_arg = rig};
     if (dist_open(&conf, &dist, &err) < 0) abort();
     return dist;
 }

@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* allreduce - what ranks of a host pay to exchange: ours beside MPI's.
+ *
+ *   allreduce [--ranks N] [--rounds N]              # ours alone
+ *   mpirun -n N bench/allreduce [--rounds N]        # and MPI's, where this was built with it
+ *
+ * For results of 256 bytes to 4 MiB, microseconds of rank 0, which waits for the others in each call: median and best of the
+ * rounds, MPI's median over ours, and the share of the copy bandwidth that the sum has (it writes and reads the result
+ * once for each rank):
+ *
+ *   gather      what the model does (worker/dist.h): each rank writes its part into the segment, a barrier, each
+ *               reads all of it (here: copies it out). Two copies of the segment in turn
+ *   allgather   the same by MPI_Allgather
+ *   reduce      a sum in the same way, which the model does not use: each rank puts its whole vector, a barrier, each
+ *               adds all in rank order
+ *   allreduce   the same by MPI_Allreduce
+ *   copy        memcpy of the result by every rank: what moving it costs at least
+ *
+ * Results are checked. Each rank is pinned to a core; mpirun wants --bind-to none, else nobody spins. */
+#define _GNU_SOURCE
+#include <sched.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "config.h"
+
+#ifdef HAVE_MPI
+#include <mpi.h>
+#endif
+
+#include "bench/machine.h"
+#include "common/base/check.h"
+#include "common/base/clock.h"
+#include "common/base/cpus.h"
+#include "tests/unit/ranks_rig.h"
+
+enum { BYTES_MIN = 256, BYTES_MAX = 4 << 20, ROUNDS_MAX = 2001, KINDS = 5, COLS_MAX = BYTES_MAX / 4 };
+enum { GATHER, ALLGATHER, REDUCE, ALLREDUCE, COPY };
+
+static uint32_t round_count = 301;
+
+struct bench {
+    struct dist *dist;
+    uint32_t rank, rank_count;
+    bool has_mpi;
+    float *slots;     // (2, rank_count, COLS_MAX) in the segment
+    float *own, *sum; // (COLS_MAX) private
+    uint32_t turn;
+};
+
+static float *next_slots(struct bench *bench)
+{
+    return bench->slots + (size_t)(bench->turn++ % 2) * bench->rank_count * COLS_MAX;
+}
+
+/* The copy out of the segment is what the next op's reads cost in the model, which has none; MPI's has both copies too. */
+static void gather(struct bench *bench, uint32_t cols)
+{
+    const uint32_t part = cols / bench->rank_count, first = bench->rank * part;
+    float *result = next_slots(bench);
+    memcpy(result + first, bench->own + first, part * sizeof(float));
+    CHECK(dist_barrier(bench->dist) == 0);
+    memcpy(bench->sum, result, cols * sizeof(float));
+}
+
+static void add_to(float *restrict sum, const float *restrict x, uint32_t cols)
+{
+    for (uint32_t i = 0; i < cols; i++) sum[i] += x[i];
+}
+
+static void add_two(float *restrict sum, const float *restrict a, const float *restrict b, uint32_t cols)
+{
+    for (uint32_t i = 0; i < cols; i++) sum[i] = a[i] + b[i];
+}
+
+static void reduce(struct bench *bench, uint32_t cols)
+{
+    enum { PIECE = 1024 }; // of the sum: stays in the first-level cache while all slots pass
+    float *slots = next_slots(bench);
+    memcpy(slots + (size_t)bench->rank * COLS_MAX, bench->own, cols * sizeof(float));
+    CHECK(dist_barrier(bench->dist) == 0);
+    for (uint32_t first = 0; first < cols; first += PIECE) {
+        const uint32_t count = cols - first < PIECE ? cols - first : PIECE;
+        if (bench->rank_count == 1) memcpy(bench->sum + first, slots + first, count * sizeof(float));
+        else add_two(bench->sum + first, slots + first, slots + COLS_MAX + first, count);
+        for (uint32_t r = 2; r < bench->rank_count; r++)
+            add_to(bench->sum + first, slots + (size_t)r * COLS_MAX + first, count);
+    }
+}
+
+static void run_kind(struct bench *bench, int kind, uint32_t cols)
+{
+    switch (kind) {
+    case GATHER: gather(bench, cols); break;
+    case REDUCE: reduce(bench, cols); break;
+    case COPY: memcpy(bench->sum, bench->own, cols * sizeof(float)); break;
+#ifdef HAVE_MPI
+    case ALLGATHER:
+        MPI_Allgather(bench->own + bench->rank * (cols / bench->rank_count), (int)(cols / bench->rank_count),
+                      MPI_FLOAT, bench->sum, (int)(cols / bench->rank_count), MPI_FLOAT, MPI_COMM_WORLD);
+        break;
+    case ALLREDUCE:
+        MPI_Allreduce(bench->own, bench->sum, (int)cols, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
+        break;
+#endif
+    default: break;
+    }
+}
+
+/* Results are what they should be: the gathered columns, the sum of all ranks. */
+static void check_kind(const struct bench *bench, int kind, uint32_t cols)
+{
+    if (kind == COPY) return;
+    const float *got = bench->sum;
+    for (uint32_t i = 0; i < cols; i++) {
+        float wanted = (float)(i % 1000);
+        uint32_t owner = i / (cols / bench->rank_count);
+        if (kind == REDUCE || kind == ALLREDUCE)
+            wanted = wanted * (float)bench->rank_count +
+                     (float)(bench->rank_count * (bench->rank_count - 1) / 2);
+        else if (owner < bench->rank_count) wanted += (float)owner;
+        else break;
+        CHECK(got[i] == wanted);
+    }
+}
+
+/* Microseconds a call, over a run of calls; ranks wait for each other in each of them (but in COPY). */
+static double measure(struct bench *bench, int kind, uint32_t cols, double *ret_best)
+{
+    static double rounds[ROUNDS_MAX];
+    const uint32_t calls = cols <= 4096 ? 32 : 4;
+    for (uint32_t i = 0; i < cols; i++) bench->own[i] = (float)(i % 1000) + (float)bench->rank;
+    for (uint32_t round = 0; round < round_count; round++) {
+        CHECK(dist_barrier(bench->dist) == 0);
+        uint64_t start_ns = clock_mono_ns();
+        for (uint32_t call = 0; call < calls; call++) {
+            run_kind(bench, kind, cols);
+            if (kind == COPY) __asm__ volatile("" : : "r"(bench->sum) : "memory");
+        }
+        rounds[round] = (double)(clock_mono_ns() - start_ns) * 1e-3 / calls;
+    }
+    check_kind(bench, kind, cols);
+    double median = machine_median(rounds, round_count); // sorts
+    *ret_best = rounds[0];
+    return median;
+}
+
+static void run_sizes(struct bench *bench)
+{
+    static const char *const names[] = {"gather", "allgather", "reduce", "allreduce", "copy"};
+    if (bench->rank == 0) {
+        printf("# %u ranks, %u rounds: microseconds a call, median and best; mpi/ours by medians\nbytes",
+               bench->rank_count, round_count);
+        for (int kind = 0; kind < KINDS; kind++) printf(",%s,%s_best", names[kind], names[kind]);
+        printf(",gather_times,reduce_times,of_copy\n");
+    }
+    for (uint32_t bytes = BYTES_MIN; bytes <= BYTES_MAX; bytes *= 4) {
+        double median[KINDS] = {0}, best[KINDS] = {0};
+        for (int kind = 0; kind < KINDS; kind++) {
+            if (!bench->has_mpi && (kind == ALLGATHER || kind == ALLREDUCE)) continue;
+            median[kind] = measure(bench, kind, bytes / 4, &best[kind]);
+        }
+        if (bench->rank > 0) continue;
+        printf("%u", bytes);
+        for (int kind = 0; kind < KINDS; kind++) printf(",%.2f,%.2f", median[kind], best[kind]);
+        printf(",%.2f,%.2f,%.2f\n", median[ALLGATHER] / median[GATHER], median[ALLREDUCE] / median[REDUCE],
+               median[COPY] * bench->rank_count / median[REDUCE]);
+        (void)fflush(stdout); // progress
+    }
+}
+
+/* A rank on a core of its own. */
+static void pin(uint32_t rank)
+{
+    struct cpus cpus;
+    cpu_set_t one;
+    cpus_allowed(&cpus);
+    CPU_ZERO(&one);
+    CPU_SET(cpus.ids[rank % cpus.count], &one);
+    (void)sched_setaffinity(0, sizeof one, &one); // a wish
+}
+
+static bool under_mpi;
+
+static int run_rank(struct ranks_rig *rig, uint32_t rank)
+{
+    struct bench bench = {.rank = rank, .rank_count = rig->shape.rank_count, .has_mpi = under_mpi};
+    uint64_t bytes;
+    bench.dist = ranks_rig_dist(rig, rank);
+    pin(rank);
+    bench.slots = dist_area(bench.dist, EXCHANGE_LOGITS, &bytes);
+    bench.own = calloc(COLS_MAX, sizeof(float));
+    bench.sum = calloc(COLS_MAX, sizeof(float));
+    if (!bench.own || !bench.sum) return 71;
+    run_sizes(&bench);
+    free(bench.own);
+    free(bench.sum);
+    dist_close(bench.dist);
+    return 0;
+}
+
+static struct exchange_shape shape_of(uint32_t ranks)
+{
+    return (struct exchange_shape){.rank_count = ranks,
+                                   .group_count = ranks,
+                                   .rows_max = 1,
+                                   .logits_max = 2 * ranks,
+                                   .embedding_dims = 32,
+                                   .attention_dims = 32,
+                                   .feed_forward_dims = 32,
+                                   .vocab_count = COLS_MAX};
+}
+
+#ifdef HAVE_MPI
+/* Under mpirun: the segment is MPI's, the exchange in it ours. */
+static int run_under_mpi(int argc, char **argv)
+{
+    int rank, ranks, unit;
+    MPI_Win window;
+    MPI_Aint window_bytes;
+    struct ranks_rig rig;
+    static _Atomic uint32_t stopped; // nobody looks
+    MPI_Init(&argc, &argv);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &ranks);
+    rig = (struct ranks_rig){.shape = shape_of((uint32_t)ranks), .stopped = &stopped};
+    rig.segment_bytes = exchange_bytes(&rig.shape);
+    MPI_Win_allocate_shared(rank == 0 ? (MPI_Aint)rig.segment_bytes + 4096 : 0, 1, MPI_INFO_NULL,
+                            MPI_COMM_WORLD, &rig.segment, &window);
+    MPI_Win_shared_query(window, 0, &window_bytes, &unit, &rig.segment);
+    rig.segment = (void *)(((uintptr_t)rig.segment + 63) & ~(uintptr_t)63);
+    if (rank == 0) exchange_init(rig.segment, &rig.shape, 1);
+    MPI_Barrier(MPI_COMM_WORLD);
+    under_mpi = true;
+    if (rank == 0) machine_print_header(stdout);
+    int r = run_rank(&rig, (uint32_t)rank);
+    MPI_Win_free(&window);
+    MPI_Finalize();
+    return r;
+}
+#endif
+
+static bool parse(int argc, char **argv, uint32_t *ret_ranks)
+{
+    for (int i = 1; i < argc; i += 2) {
+        char *end = NULL;
+        unsigned long value = i + 1 < argc ? strtoul(argv[i + 1], &end, 10) : 0;
+        if (!end || *end != '\0' || value == 0) return false;
+        if (strcmp(argv[i], "--ranks") == 0 && value <= RANKS_MAX) *ret_ranks = (uint32_t)value;
+        else if (strcmp(argv[i], "--rounds") == 0 && value <= ROUNDS_MAX) round_count = (uint32_t)value;
+        else return false;
+    }
+    return true;
+}
+
+int main(int argc, char **argv)
+{
+    uint32_t ranks = 2;
+    if (!parse(argc, argv, &ranks)) {
+        fprintf(stderr, "usage: [mpirun -n N] allreduce [--ranks N] [--rounds N]\n");
+        return 64;
+    }
+#ifdef HAVE_MPI
+    if (getenv("OMPI_COMM_WORLD_SIZE")) return run_under_mpi(argc, argv);
+#endif
+    const struct exchange_shape shape = shape_of(ranks);
+    struct ranks_rig rig;
+    machine_print_header(stdout);
+    ranks_rig_open(&shape, 0, &rig);
+    int failed = ranks_rig_run(&rig, run_rank);
+    ranks_rig_close(&rig);
+    return failed == 0 ? 0 : 70;
+}
