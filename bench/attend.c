@@ -3,13 +3,13 @@
  *
  *   attend [--level NAME] [--threads N] [--rounds N] [--heads N] [--heads-kv N] [--dims N] [--layers N]
  *          [--context N] [--seqs N] [--rows N] [--kv f16|bf16|q8|q4] [--window N] [--softcap N] [--sinks]
- *          [--shared N] [--huge] [--cpu]
+ *          [--shared N] [--huge] [--cpu] [--pin]
  *
  * A round attends once in every layer: --rows new rows of each of --seqs sequences that end at --context. Pages
  * are dealt out in a random order; the first --shared tokens of all sequences lie in the same ones. Prints one line of CSV: microseconds of a round (median, best), GB/s of
  * pages read (each key and value once a round), GMAC/s of the products that causality asks for - both as if there
  * was no --window -, and a hash of the results, which two builds with the same order of sums share. --huge asks
- * for huge pages; --cpu counts the process's CPU time instead of the clock. */
+ * for huge pages; --cpu counts the process's CPU time instead of the clock; --pin gives each thread a core. */
 #define _GNU_SOURCE
 #include <math.h>
 #include <stdlib.h>
@@ -30,7 +30,7 @@ struct options {
     const char *level;
     uint32_t threads, rounds, heads, heads_kv, dims, layers, context, seqs, rows, kv_type;
     uint32_t window, softcap, shared;
-    bool sinks, huge, cpu;
+    bool sinks, huge, cpu, pin;
 };
 
 struct rig {
@@ -84,6 +84,7 @@ static void open_rig(struct rig *rig)
     uint32_t all = rig->page_count * o->seqs, rows = o->seqs * o->rows;
     rig->conf = (struct kern_conf){
         .threads = o->threads,
+        .pin_threads = o->pin,
         .rows_max = rows,
         .cache = {.page_bytes = (uint64_t)o->layers * o->heads_kv *
                                 kern_kv_head_bytes(o->kv_type, o->dims, PAGE_TOKENS),
@@ -228,6 +229,7 @@ static bool parse(int argc, char **argv, struct options *ret)
         bool has_value = i + 1 < argc, found = true;
         if (strcmp(argv[i], "--huge") == 0) o.huge = true;
         else if (strcmp(argv[i], "--cpu") == 0) o.cpu = true;
+        else if (strcmp(argv[i], "--pin") == 0) o.pin = true;
         else if (strcmp(argv[i], "--sinks") == 0) o.sinks = true;
         else if (strcmp(argv[i], "--level") == 0 && has_value) o.level = argv[++i];
         else if (strcmp(argv[i], "--kv") == 0 && has_value) found = parse_kv(argv[++i], &o.kv_type);

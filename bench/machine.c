@@ -192,7 +192,7 @@ DEFINE_READ(read_plain, )
 DEFINE_READ(read_avx2, __attribute__((target("avx2"))))
 #endif
 
-static uint64_t read_all(const uint8_t *bytes, size_t size)
+uint64_t machine_read(const uint8_t *bytes, size_t size)
 {
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx2")) return read_avx2(bytes, size);
@@ -211,7 +211,7 @@ static void *work(void *arg)
         enum { TURNS = 20000 };
         double start = machine_now(), done;
         if (worker->bytes != NULL) {
-            sink = sink + read_all(worker->bytes, worker->size);
+            sink = sink + machine_read(worker->bytes, worker->size);
             done = (double)worker->size;
         } else {
             worker->loop.run(TURNS);

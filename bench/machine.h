@@ -21,6 +21,9 @@ struct machine_peaks machine_peaks(uint32_t threads, double seconds);
 /* GB/s that threads read from a buffer of `bytes` a thread; more than the last cache for memory. */
 double machine_read_gbs(uint32_t threads, size_t bytes, double seconds);
 
+/* One pass of plain loads over bytes; the sum of them, so that no compiler drops it. */
+uint64_t machine_read(const uint8_t *bytes, size_t size);
+
 const char *machine_int8_name(void); // the instructions behind int8_dot
 uint32_t machine_cores(void);        // this process may use
 

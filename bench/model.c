@@ -3,6 +3,7 @@
  *
  *   model MODEL.gguf [--level NAME] [--threads N] [--pin] [--kv f16|bf16|q8|q4|f32] [--rounds N] [--memory MIB]
  *         [--prompts LIST] [--batches LIST] [--contexts LIST] [--quick] [--profile] [--cpu] [--shm] [--ranks N]
+ *         [--reads]
  *
  * Prints lines of CSV below a header on the machine. Cases: chunks of --prompts tokens (512) of one sequence with
  * nothing before them and with each of --contexts (256) tokens, then one decode step of --batches sequences (1 to
@@ -19,10 +20,14 @@
  * --profile adds the median milliseconds of each op. --cpu counts the process's CPU time instead of the clock, and
  * the best round instead of the median: with one thread, what the code costs on a machine that others use too.
  * --shm: weights and pages in shared memory, as the server has them. --ranks: so many processes compute it together,
- * --threads each; with --pin each has CPUs of its own. */
+ * --threads each; with --pin each has CPUs of its own. --reads (of one process): after each round the same threads read
+ * READ_MIB of memory with plain loads, and two columns say at how many GB/s (median) and what share of a round that
+ * pace would have needed for its bytes (median of rounds). Other users of the memory slow both, the peak in bound_ms is
+ * what it gives at its best. */
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -38,6 +43,7 @@
 #include "worker/model.h"
 
 enum { BATCH_MAX = 256, ROUNDS_MAX = 101, OPS_COUNT = 6, LIST_MAX = 32, CHUNK = 512 };
+enum { READ_MIB = 128, READ_PIECE_KIB = 256 };
 
 struct list {
     uint32_t count, values[LIST_MAX]; // each > 0
@@ -47,7 +53,7 @@ struct options {
     const char *path, *level;
     uint32_t threads, ranks, rounds, memory_mib, kv_type;
     struct list prompts, batches, contexts;
-    bool pin, profile, cpu, shm;
+    bool pin, profile, cpu, shm, reads;
 };
 
 static clockid_t clock_used = CLOCK_MONOTONIC;
@@ -143,6 +149,7 @@ struct rig {
     struct model *model;
     struct machine_peaks peaks;
     double read_gbs;
+    uint8_t *read_bytes; // (READ_MIB), owned; NULL without --reads
     uint32_t rows_max;
     uint64_t macs;         // with weights, of one row, without the head
     uint64_t macs_head;    // of one row of logits
@@ -295,12 +302,45 @@ static void forward(struct rig *rig, uint32_t seq_count, uint32_t rows_a_seq, ui
     if (model_forward(rig->model, &batch, logit_rows, seq_count, &logits, &err) < 0) stop(&err);
 }
 
+/* ---- what the memory gives meanwhile */
+
+static _Atomic uint64_t read_sum; // keeps the loads alive
+
+static void read_piece(void *arg, uint32_t piece)
+{
+    read_sum += machine_read((const uint8_t *)arg + (size_t)piece * KIB(READ_PIECE_KIB), KIB(READ_PIECE_KIB));
+}
+
+/* Bytes a second that the model's threads read now. */
+static double read_pace(struct rig *rig)
+{
+    double start = now();
+    model_parallel(rig->model, read_piece, rig->read_bytes, READ_MIB * 1024 / READ_PIECE_KIB);
+    return (double)MIB(READ_MIB) / (now() - start);
+}
+
+static void make_read_bytes(struct rig *rig)
+{
+    rig->read_bytes = aligned_alloc(MIB(2), MIB(READ_MIB));
+    CHECK(rig->read_bytes != NULL);
+    (void)madvise(rig->read_bytes, MIB(READ_MIB), MADV_HUGEPAGE); // as the weights
+    memset(rig->read_bytes, 1, MIB(READ_MIB));
+}
+
 /* ---- cases */
 
 static double typical(const struct rig *rig, double *rounds)
 {
     double median = machine_median(rounds, rig->options.rounds); // sorts
     return rig->options.cpu ? rounds[0] : median;
+}
+
+/* Bytes that a step must read: the weights, and the keys and values before its rows. */
+static double step_bytes(const struct rig *rig, uint32_t seq_count, uint32_t rows_a_seq, uint32_t pos_first)
+{
+    double keys = rows_a_seq > 1 ? pos_first : pos_first + rig->options.rounds / 2.0; // on average
+    return (double)model_weight_bytes(rig->model) * rig->options.ranks + // as good as equal shares
+           (double)rig->kv_row_bytes * seq_count * keys;
 }
 
 /* What a step must do at least, and how long the machine's peaks let it take. */
@@ -310,8 +350,7 @@ static void print_case(const struct rig *rig, uint32_t seq_count, uint32_t rows_
     uint32_t rows = seq_count * rows_a_seq, reach = rows_a_seq > 1 ? rows_a_seq : rig->options.rounds;
     double keys = pos_first + reach / 2.0; // of a row, on average
     double macs = (double)rig->macs * rows + (double)rig->macs_head * seq_count;
-    double bytes = (double)model_weight_bytes(rig->model) * rig->options.ranks + // as good as equal shares
-                   (double)rig->kv_row_bytes * seq_count * (rows_a_seq > 1 ? pos_first : keys);
+    double bytes = step_bytes(rig, seq_count, rows_a_seq, pos_first);
     double peak = rig->peaks.int8_dot * 1e9, read = bytes / (rig->read_gbs * 1e9);
     double compute = peak > 0 ? macs / peak + (double)rig->macs_key * keys * rows / (rig->peaks.f32_fma * 1e9)
                               : 0;
@@ -324,7 +363,8 @@ static void print_case(const struct rig *rig, uint32_t seq_count, uint32_t rows_
 /* Rounds of one case: a decode step moves on by one position each round, a prompt starts again. */
 static void run_case(struct rig *rig, uint32_t seq_count, uint32_t rows_a_seq, uint32_t pos_first)
 {
-    static double seconds[ROUNDS_MAX], ops[OPS_COUNT][ROUNDS_MAX];
+    static double seconds[ROUNDS_MAX], ops[OPS_COUNT][ROUNDS_MAX], paces[ROUNDS_MAX], shares[ROUNDS_MAX];
+    const double bytes = step_bytes(rig, seq_count, rows_a_seq, pos_first);
     uint32_t rounds = rig->options.rounds;
     for (uint32_t i = 0; i < rounds; i++) {
         memset(op_seconds, 0, sizeof(op_seconds));
@@ -332,10 +372,15 @@ static void run_case(struct rig *rig, uint32_t seq_count, uint32_t rows_a_seq, u
         forward(rig, seq_count, rows_a_seq, rows_a_seq > 1 ? pos_first : pos_first + i);
         seconds[i] = now() - start;
         for (int op = 0; op < OPS_COUNT; op++) ops[op][i] = op_seconds[op];
+        if (!rig->options.reads) continue;
+        paces[i] = read_pace(rig);
+        shares[i] = bytes / paces[i] / seconds[i];
     }
     double time = typical(rig, seconds); // sorts
     if (rig->shard.rank > 0) return;
     print_case(rig, seq_count, rows_a_seq, pos_first, time, seconds[0]);
+    if (rig->options.reads)
+        printf(",%.1f,%.3f", machine_median(paces, rounds) * 1e-9, machine_median(shares, rounds));
     for (int op = 0; rig->options.profile && op < OPS_COUNT; op++)
         printf(",%.3f", typical(rig, ops[op]) * 1e3);
     printf("\n");
@@ -391,7 +436,7 @@ static int usage(void)
     fprintf(stderr,
             "usage: model MODEL.gguf [--level NAME] [--threads N] [--pin] [--kv f16|bf16|q8|q4|f32]\n"
             "             [--rounds N] [--memory MIB] [--prompts LIST] [--batches LIST] [--contexts LIST]\n"
-            "             [--quick] [--profile] [--cpu] [--shm] [--ranks N]\n");
+            "             [--quick] [--profile] [--cpu] [--shm] [--ranks N] [--reads]\n");
     return 64;
 }
 
@@ -468,13 +513,14 @@ static bool parse(int argc, char **argv, struct options *ret)
         else if (strcmp(argv[i], "--profile") == 0) o.profile = true;
         else if (strcmp(argv[i], "--cpu") == 0) o.cpu = true;
         else if (strcmp(argv[i], "--shm") == 0) o.shm = true;
+        else if (strcmp(argv[i], "--reads") == 0) o.reads = true;
         else if (strcmp(argv[i], "--quick") == 0) o.batches = (struct list){3, {1, 8, 64}};
         else if (argv[i][0] != '-' && o.path == NULL) o.path = argv[i];
         else if (i + 1 >= argc || !parse_value(argv[i], argv[i + 1], &o)) return false;
         else i++;
     }
     *ret = o;
-    return o.path != NULL;
+    return o.path != NULL && (!o.reads || o.ranks == 1);
 }
 
 /* ---- one rank, or several */
@@ -498,10 +544,12 @@ static int run_rank(struct ranks_rig *ranks, uint32_t rank)
     if (ranks) rig.dist = ranks_rig_dist(ranks, rank);
     if (ranks && rig.options.pin) take_cpus(rank);
     open_rig(&rig);
+    if (rig.options.reads) make_read_bytes(&rig);
     run_cases(&rig);
     model_close(rig.model);
     dist_close(rig.dist);
     if (!rig.options.shm) free(rig.cache.base);
+    free(rig.read_bytes);
     free(rig.pages);
     free(rig.tokens);
     free(rig.positions);
@@ -540,7 +588,8 @@ int main(int argc, char **argv)
     rig.read_gbs = machine_read_gbs(threads, MIB(256), 0.2);
     printf("# peaks: int8 dot %.1f GMAC/s (%s), f32 %.1f GMAC/s, memory %.1f GB/s\n", rig.peaks.int8_dot,
            machine_int8_name(), rig.peaks.f32_fma, rig.read_gbs);
-    printf("case,seqs,rows,context,ms,best_ms,tok_s,gmac_s,share,gbs,bound_ms,of_bound");
+    printf("case,seqs,rows,context,ms,best_ms,tok_s,gmac_s,share,gbs,bound_ms,of_bound%s",
+           rig.options.reads ? ",read_gbs,of_read" : "");
     for (int op = 0; rig.options.profile && op < OPS_COUNT; op++) printf(",%s_ms", op_names[op]);
     printf("\n");
     if (gguf_file_open(rig.options.path, &rig.file, &err) < 0) stop(&err);
