@@ -149,6 +149,8 @@ static void leaves_visit(struct leaves *leaves)
         (void)leaf_visit(leaves, heap, heap->visit++); // what moved here instead is visited in the next round
     }
     for (uint32_t t = 0; t <= leaves->tenant_count; t++) top_settle(leaves, &leaves->heaps[t]);
+    for (uint32_t i = heap->visit; i < heap->visit + VISITS && i < heap->count; i++)
+        __builtin_prefetch(&leaves->leaf[heap->pages[i]], 1); // for the next visit
 }
 
 /* Pages that a tenant has to lose to others. */
@@ -188,6 +190,18 @@ uint32_t leaves_kept_from(const struct leaves *leaves, uint32_t tenant)
         if (t != tenant && idle > lost) kept += idle - lost;
     }
     return kept;
+}
+
+uint32_t leaves_near(const struct leaves *leaves, uint32_t place)
+{
+    const struct heap *heap = &leaves->heaps[0];
+    return place < heap->count ? heap->pages[place] : PAGE_NONE;
+}
+
+void leaves_prefetch(const struct leaves *leaves, uint32_t page_idx, struct hash128 key)
+{
+    __builtin_prefetch(&leaves->leaf[page_idx], 1);
+    if (leaves->reuse) reuse_prefetch(leaves->reuse, key);
 }
 
 /* ---- what happens to pages ---- */

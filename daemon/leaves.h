@@ -56,6 +56,12 @@ uint32_t leaves_first_of_all(struct leaves *leaves); // whatever the shares are
 /* Pages that nobody holds, but which are kept from a tenant by the shares of others. */
 uint32_t leaves_kept_from(const struct leaves *leaves, uint32_t tenant);
 
+/* Place 0: the page that leaves next where nobody has a share, as far as it is known before it is asked for; 1 and 2: those
+ * of which one follows it. PAGE_NONE: there is none. */
+uint32_t leaves_near(const struct leaves *leaves, uint32_t place);
+/* Asks for the memory that sealing or updating the page of this key will touch. */
+void leaves_prefetch(const struct leaves *leaves, uint32_t page_idx, struct hash128 key);
+
 /* Audits I1 and I2 against the pool. 0 or ERR_FORMAT. */
 int leaves_check(const struct leaves *leaves, struct err *err);
 

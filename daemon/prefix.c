@@ -145,6 +145,16 @@ void prefix_seal(struct prefix *prefix, uint32_t page_idx, struct hash128 key, u
     if (parent != PAGE_NONE) leaves_update(prefix->leaves, parent);
 }
 
+void prefix_seal_prefetch(const struct prefix *prefix, uint32_t page_idx, struct hash128 key, uint32_t parent,
+                          uint32_t first_token)
+{
+    __builtin_prefetch(&prefix->table[table_home(prefix, key)], 1);
+    __builtin_prefetch(pool_sums(prefix->pool, page_idx), 1);
+    tails_prefetch(prefix->tails, page_idx, parent, first_token);
+    leaves_prefetch(prefix->leaves, page_idx, key);
+    if (parent != PAGE_NONE) leaves_prefetch(prefix->leaves, parent, key);
+}
+
 void prefix_hold(struct prefix *prefix, uint32_t page_idx, uint64_t now_ns)
 {
     if (pool_desc(prefix->pool, page_idx)->refcount == 0) prefix->idle_count--;
@@ -196,11 +206,33 @@ static uint32_t leaf_remove(struct prefix *prefix, uint32_t page_idx)
     return parent;
 }
 
+/* Evictions come in a row: asks for what the next ones will touch. Of the first in the order what its descriptor leads
+ * to, of the two that may be the first after it the descriptors. */
+static void evict_prefetch(const struct prefix *prefix)
+{
+    for (uint32_t place = 0; place <= 2; place++) {
+        uint32_t page_idx = leaves_near(prefix->leaves, place);
+        if (page_idx == PAGE_NONE) return;
+        const struct page_desc *desc = pool_desc(prefix->pool, page_idx);
+        if (place > 0) {
+            __builtin_prefetch(desc, 1);
+            __builtin_prefetch(pool_tokens(prefix->pool, page_idx));
+            continue;
+        }
+        __builtin_prefetch(&prefix->table[table_home(prefix, desc->key)], 1);
+        tails_prefetch(prefix->tails, page_idx, desc->parent, pool_tokens(prefix->pool, page_idx)[0]);
+        if (desc->parent == PAGE_NONE) continue;
+        __builtin_prefetch(pool_desc(prefix->pool, desc->parent), 1);
+        leaves_prefetch(prefix->leaves, desc->parent, desc->key);
+    }
+}
+
 static int page_evict(struct prefix *prefix, uint32_t page_idx)
 {
     if (page_idx == PAGE_NONE) return -ENOSPC;
     (void)leaf_remove(prefix, page_idx); // its parent may be next, in its turn
     prefix->evictions++;
+    evict_prefetch(prefix);
     return 0;
 }
 

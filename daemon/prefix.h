@@ -38,6 +38,9 @@ uint32_t prefix_find_tail(const struct prefix *prefix, struct hash128 root_key, 
 /* Seals a full FILLING page under key and parent and enters it; its refcount stays 1. */
 void prefix_seal(struct prefix *prefix, uint32_t page_idx, struct hash128 key, uint32_t parent,
                  const uint64_t *sums);
+/* Asks for the memory that prefix_seal of this page will touch; first_token: of the page. */
+void prefix_seal_prefetch(const struct prefix *prefix, uint32_t page_idx, struct hash128 key, uint32_t parent,
+                          uint32_t first_token);
 void prefix_hold(struct prefix *prefix, uint32_t page_idx, uint64_t now_ns);    // refcount + 1
 void prefix_release(struct prefix *prefix, uint32_t page_idx, uint64_t now_ns); // refcount - 1; stays cached
 /* The same of a request that says how long that is worth it. Of a chain the last page first. */

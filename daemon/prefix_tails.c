@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "common/base/check.h"
+#include "common/base/huge.h"
 
 struct links { // of a page in its bucket's list
     uint32_t previous, next;
@@ -27,8 +28,8 @@ int tails_new(const struct pool *pool, struct tails **ret_tails)
     while (buckets < pages) buckets *= 2;
     tails->pool = pool;
     tails->bucket_mask = buckets - 1;
-    tails->buckets = malloc(buckets * sizeof *tails->buckets);
-    tails->links = malloc(pages * sizeof *tails->links);
+    tails->buckets = huge_calloc(buckets, sizeof *tails->buckets);
+    tails->links = huge_calloc(pages, sizeof *tails->links);
     if (!tails->buckets || !tails->links) {
         tails_free(tails);
         return -ENOMEM;
@@ -57,6 +58,12 @@ static uint32_t *bucket_of(const struct tails *tails, uint32_t parent, uint32_t 
 static uint32_t *bucket_of_page(const struct tails *tails, uint32_t page_idx)
 {
     return bucket_of(tails, pool_desc(tails->pool, page_idx)->parent, pool_tokens(tails->pool, page_idx)[0]);
+}
+
+void tails_prefetch(const struct tails *tails, uint32_t page_idx, uint32_t parent, uint32_t token)
+{
+    __builtin_prefetch(bucket_of(tails, parent, token), 1);
+    __builtin_prefetch(&tails->links[page_idx], 1);
 }
 
 void tails_add(struct tails *tails, uint32_t page_idx)

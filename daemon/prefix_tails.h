@@ -18,6 +18,8 @@ struct tails; // opaque; borrows the pool
 int tails_new(const struct pool *pool, struct tails **ret_tails);
 void tails_free(struct tails *tails); // NULL is fine
 
+/* Asks for the memory that tails_add or tails_remove of a page with this parent and first token will touch. */
+void tails_prefetch(const struct tails *tails, uint32_t page_idx, uint32_t parent, uint32_t token);
 void tails_add(struct tails *tails, uint32_t page_idx);    // became SEALED
 void tails_touch(struct tails *tails, uint32_t page_idx);  // to the front of its list
 void tails_remove(struct tails *tails, uint32_t page_idx); // still SEALED, evicted next

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "common/base/check.h"
+#include "common/base/huge.h"
 
 enum {
     LOG_SPAN =
@@ -134,7 +135,7 @@ int reuse_new(uint32_t page_count, struct reuse **ret_reuse)
     reuse->log_mask = places - 1;
     reuse->table_mask = 2 * places - 1;
     reuse->log = calloc(places, sizeof *reuse->log);
-    reuse->table = malloc(2 * (size_t)places * sizeof *reuse->table);
+    reuse->table = huge_calloc(2 * (size_t)places, sizeof *reuse->table);
     if (!reuse->log || !reuse->table) {
         reuse_free(reuse);
         return -ENOMEM;
@@ -175,6 +176,11 @@ static void table_remove(struct reuse *reuse, uint32_t hole)
 }
 
 /* ---- waits ---- */
+
+void reuse_prefetch(const struct reuse *reuse, struct hash128 key)
+{
+    __builtin_prefetch(&reuse->table[(uint32_t)key.low & reuse->table_mask]);
+}
 
 uint32_t reuse_wanted(struct reuse *reuse, struct hash128 key)
 {

@@ -28,6 +28,9 @@ enum { REUSE_USES_MAX = 255 };
 int reuse_new(uint32_t page_count, struct reuse **ret_reuse);
 void reuse_free(struct reuse *reuse); // NULL is fine
 
+/* Asks for the memory that reuse_wanted will touch first. */
+void reuse_prefetch(const struct reuse *reuse, struct hash128 key);
+
 /* Somebody wants the key: its wait, if it is in the log and open, ends. -> the requests that had used it by then, 0
  * when the log does not know it. */
 uint32_t reuse_wanted(struct reuse *reuse, struct hash128 key);

@@ -282,6 +282,7 @@ static int seq_fill(struct seq *seq, const struct sched_request *request)
         return -ENOMEM;
     }
     memcpy(seq->tokens, request->prompt, request->prompt_count * sizeof *seq->tokens);
+    seq->last_token = request->prompt[request->prompt_count - 1];
     if (request->bias_count) memcpy(seq->biases, request->biases, request->bias_count * sizeof *seq->biases);
     for (uint32_t i = 0; i < request->retain_count; i++) seq->retains[i] = request->retains[i];
     return 0;

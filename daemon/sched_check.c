@@ -61,6 +61,8 @@ static int seq_check(const struct sched *sched, uint32_t slot, uint32_t *holders
     if (seq->computed > seq->token_count || seq->token_count > seq->token_cap)
         return ERR(err, ERR_FORMAT, "sched: seq %u: computed %u of %u tokens, room %u", slot, seq->computed,
                    seq->token_count, seq->token_cap);
+    if (seq->last_token != seq->tokens[seq->token_count - 1])
+        return ERR(err, ERR_FORMAT, "sched: seq %u: last token %u", slot, seq->last_token);
     if (seq->page_count > seq->page_cap || seq->page_count < sched_pages_for(seq->computed))
         return ERR(err, ERR_FORMAT, "sched: seq %u: %u pages for %u tokens", slot, seq->page_count,
                    seq->computed);

@@ -28,30 +28,52 @@ static bool fills(const struct seq *seq)
 /* See sched_seq_prefetch: for those that come after number i of the answer. */
 static void verify_prefetch(const struct sched *sched, const struct done_view *done, uint32_t i)
 {
-    enum { AHEAD = 24 };
+    enum { AHEAD = 40 };
     if (i + AHEAD >= done->header->seq_count) return;
     uint32_t slot = (uint32_t)done->seqs[i + AHEAD].seq_id; // not looked at: that would be the miss
     if (slot < sched->slot_count) sched_seq_prefetch(&sched->seqs[slot], offsetof(struct seq, params));
 }
 
+/* What sealing the first page that the step fills of a sequence will touch, in three turns: what leads to it, the page,
+ * and what is found by its key. */
+enum seal_turn { SEAL_SEQ, SEAL_PAGE, SEAL_KEY };
+
+static void seal_prefetch(const struct sched *sched, struct seq *seq, enum seal_turn turn)
+{
+    uint32_t page = seq->computed / PAGE_TOKENS;
+    if (!fills(seq)) return;
+    if (turn == SEAL_SEQ) {
+        __builtin_prefetch(seq->pages + page, 1);
+        __builtin_prefetch(&seq->keys);
+        return;
+    }
+    uint32_t page_idx = seq->pages[page].page_idx;
+    if (turn == SEAL_PAGE) {
+        __builtin_prefetch(pool_desc(sched->pool, page_idx), 1);
+        __builtin_prefetch(pool_tokens(sched->pool, page_idx), 1);
+        __builtin_prefetch(seq->keys + page, 1);
+        if (page > 0) __builtin_prefetch(pool_desc(sched->pool, seq->pages[page - 1].page_idx), 1);
+    } else {
+        prefix_seal_prefetch(sched->prefix, page_idx, sched_seq_key(seq, page),
+                             page > 0 ? seq->pages[page - 1].page_idx : PAGE_NONE,
+                             seq->tokens[page * PAGE_TOKENS]);
+    }
+}
+
 /* The same, once the whole answer is known to be of sequences that are there. */
 static void answer_prefetch(const struct sched *sched, const struct done_view *done, uint32_t i)
 {
-    enum { AHEAD_PAGE = 8, AHEAD_ARRAYS = 14 };
+    enum { AHEAD_KEY = 5, AHEAD_PAGE = 10, AHEAD_ARRAYS = 16 };
     uint32_t count = done->header->seq_count;
     verify_prefetch(sched, done, i);
     if (i + AHEAD_ARRAYS < count) {
-        const struct seq *seq = &sched->seqs[(uint32_t)done->seqs[i + AHEAD_ARRAYS].seq_id];
-        __builtin_prefetch(seq->tokens + seq->token_count, 1);
-        if (fills(seq)) __builtin_prefetch(seq->pages + seq->computed / PAGE_TOKENS, 1);
+        struct seq *seq = &sched->seqs[(uint32_t)done->seqs[i + AHEAD_ARRAYS].seq_id];
+        seal_prefetch(sched, seq, SEAL_SEQ);
     }
-    if (i + AHEAD_PAGE < count) {
-        const struct seq *seq = &sched->seqs[(uint32_t)done->seqs[i + AHEAD_PAGE].seq_id];
-        if (!fills(seq)) return;
-        uint32_t page_idx = seq->pages[seq->computed / PAGE_TOKENS].page_idx;
-        __builtin_prefetch(pool_desc(sched->pool, page_idx), 1);
-        __builtin_prefetch(pool_tokens(sched->pool, page_idx), 1);
-    }
+    if (i + AHEAD_PAGE < count)
+        seal_prefetch(sched, &sched->seqs[(uint32_t)done->seqs[i + AHEAD_PAGE].seq_id], SEAL_PAGE);
+    if (i + AHEAD_KEY < count)
+        seal_prefetch(sched, &sched->seqs[(uint32_t)done->seqs[i + AHEAD_KEY].seq_id], SEAL_KEY);
 }
 
 /* Nothing is changed before the whole answer is known to hold what was asked for. */
@@ -156,7 +178,7 @@ static uint32_t seq_answer(struct answer *answer, const struct done_seq *done_se
     event.score_count = 0;
     events[count++] = event;
     if (event.kind == SCHED_TOKEN && seq->token_count < seq->token_cap) {
-        seq->tokens[seq->token_count++] = done_seq->token;
+        seq->tokens[seq->token_count++] = seq->last_token = done_seq->token;
         sched_seq_owe(sched, seq);
     } else {
         sched_seq_pause(sched, slot,

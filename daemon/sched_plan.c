@@ -174,7 +174,8 @@ static void plan_push(struct step *step, uint32_t slot, uint32_t rows)
     out.token_count = rows;
     out.pos_first = seq->computed;
     out.score_target = scores && end < seq->prompt_count ? seq->tokens[end] : PLAN_TOKEN_NONE;
-    out.token_first = (uint32_t)plan_writer_tokens(step->writer, seq->tokens + seq->computed, rows);
+    const uint32_t *tokens = sched_rows_wanted(seq) == 1 ? &seq->last_token : seq->tokens + seq->computed;
+    out.token_first = (uint32_t)plan_writer_tokens(step->writer, tokens, rows);
     out.page_count = sched_pages_for(end);
     out.page_first = (uint32_t)plan_writer_pages(step->writer, seq->pages, out.page_count);
     plan_push_checks(step, seq);
@@ -250,16 +251,11 @@ static void plan_suspect(struct step *step)
                           list_has_suspect(sched, &sched->waiting);
 }
 
-/* See sched_seq_prefetch: for those that come after number `at` of the walk. */
-static void walk_prefetch(const struct sched *sched, uint32_t at)
+/* See sched_seq_prefetch: the first bytes of those that come after number `at` of the walk. */
+static void walk_prefetch(const struct sched *sched, uint32_t at, size_t bytes)
 {
-    enum { AHEAD_TOKENS = 6, AHEAD_SEQ = 14 };
-    if (at + AHEAD_SEQ < sched->walk_count)
-        sched_seq_prefetch(&sched->seqs[sched->walk[at + AHEAD_SEQ]], offsetof(struct seq, biases));
-    if (at + AHEAD_TOKENS < sched->walk_count) {
-        const struct seq *seq = &sched->seqs[sched->walk[at + AHEAD_TOKENS]];
-        if (seq->state == SEQ_RUNNING) __builtin_prefetch(seq->tokens + seq->computed, 1);
-    }
+    enum { AHEAD = 14 };
+    if (at + AHEAD < sched->walk_count) sched_seq_prefetch(&sched->seqs[sched->walk[at + AHEAD]], bytes);
 }
 
 /* Step 3. A preemption takes others out of the list, never the sequence that asked for it. */
@@ -269,7 +265,7 @@ static void plan_decodes(struct step *step)
     uint32_t at = 0;
     for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next, at++) {
         const struct seq *seq = &sched->seqs[slot];
-        walk_prefetch(sched, at);
+        walk_prefetch(sched, at, offsetof(struct seq, biases));
         sched->walk[at] = slot;
         if (seq->paused || sched_is_suspect(seq)) continue;
         sched_share_stuck(sched, slot);
@@ -283,17 +279,18 @@ static void plan_decodes(struct step *step)
 /* Whether a sequence may get rows of step 5. */
 static bool is_prefilling(const struct step *step, const struct seq *seq)
 {
-    return seq->state == SEQ_RUNNING && seq->group == step->group_idx && !seq->paused &&
-           !seq->rows_in_flight && !sched_is_suspect(seq) && sched_rows_wanted(seq) > 0;
+    return seq->state == SEQ_RUNNING && !seq->rows_in_flight && !seq->paused &&
+           seq->group == step->group_idx && !sched_is_suspect(seq) && sched_rows_wanted(seq) > 0;
 }
 
 /* Who wants rows, the most urgent first; also those that came in with all but one row cached. -> their number. */
 static uint32_t prompts_list(const struct step *step, struct pace_prompt *prompts)
 {
     const struct sched *sched = step->sched;
-    uint32_t count = 0;
+    uint32_t count = 0, at = 0;
     for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next) {
         const struct seq *seq = &sched->seqs[slot];
+        walk_prefetch(sched, at++, CACHELINE_BYTES);
         if (!is_prefilling(step, seq)) continue;
         uint32_t wanted = sched_rows_wanted(seq);
         if (sched_is_scoring(seq) && wanted > step->score_rows_left) wanted = step->score_rows_left;

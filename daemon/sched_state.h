@@ -63,6 +63,7 @@ struct seq {
     uint64_t moved_step;    // sched_share.c: running, while it holds others: the last step that brought it on
     uint32_t group;         // running: in whose steps it is
     uint32_t checked_count; // in checked_era, the first so many pages need no check any more
+    uint32_t last_token;    // tokens[token_count - 1]
     uint32_t held_first;    // sched_share.c: running: those that it holds, or SEQ_NONE
     uint32_t promised_first, promised_end; // sched_share.c: running: pages that it will seal
 
@@ -167,7 +168,7 @@ struct seq *sched_seq_find(const struct sched *sched, uint64_t seq_id);
  * of their use. First the sequence, some turns of the loop later what it points to. */
 static inline void sched_seq_prefetch(const struct seq *seq, size_t bytes)
 {
-    for (size_t at = 0; at < bytes; at += CACHELINE_BYTES) __builtin_prefetch((const uint8_t *)seq + at, 1);
+    for (size_t at = 0; at < bytes; at += CACHELINE_BYTES) __builtin_prefetch((const uint8_t *)seq + at);
 }
 
 /* Moves a sequence between lists and states along SEQ_EDGES. */
