@@ -12,6 +12,7 @@
 #include "client/opts.h"
 #include "common/base/check.h"
 #include "common/base/clock.h"
+#include "common/shm/pool.h"
 #include "common/shm/segment.h"
 #include "common/shm/survey.h"
 
@@ -99,7 +100,7 @@ static int run_stat(const struct cache *cache)
     if (r != 0) return r;
     const struct pool_geometry *g = &survey.geometry;
     uint64_t tokens = (uint64_t)survey.sealed_count * g->page_tokens;
-    double mib = (double)g->page_bytes * g->rank_count / (double)MIB(1);
+    double mib = (double)pool_all_page_bytes(g) / (double)MIB(1);
     if (cache->is_json) {
         printf("{\"instance\":\"%s\",\"owner_pid\":%" PRId64 ",\"owner_alive\":%s,\"pages\":%" PRIu32
                ",\"free\":%" PRIu32 ",\"filling\":%" PRIu32 ",\"cached\":%" PRIu32 ",\"held\":%" PRIu32

@@ -271,7 +271,7 @@ static const struct group_callbacks group_callbacks = {
 static int pages_decide(struct engine *engine, struct err *err)
 {
     const struct sched_conf *sched = &engine->conf.sched;
-    uint64_t page_bytes = engine->geometry.page_bytes,
+    uint64_t page_bytes = pool_all_page_bytes(&engine->geometry),
              seq_pages = (sched->model_len_max + PAGE_TOKENS - 1) / PAGE_TOKENS;
     uint64_t bytes = engine->conf.cache_bytes;
     if (bytes == 0) {
@@ -339,7 +339,7 @@ static int offload_make(struct engine *engine, struct err *err)
         .loop = conf->loop,
         .pool = engine->pool,
         .prefix = engine->prefix,
-        .payload = engine->home.kv.base,
+        .payload = engine->home.kv[0].base,
         .on_fetched = offload_fetched,
         .is_waiting = offload_is_waiting,
         .owner = engine,
@@ -582,7 +582,7 @@ void engine_stats(const struct engine *engine, struct engine_stats *ret_stats)
         .pages_idle = prefix_idle_count(engine->prefix),
         .pages_pinned = engine_pinned_count(engine),
         .pages_retained = prefix_retained_count(engine->prefix),
-        .page_bytes = engine->geometry.page_bytes,
+        .page_bytes = pool_all_page_bytes(&engine->geometry),
         .evictions = prefix_evictions(engine->prefix),
         .restarts = group_restarts(engine->group),
         .worker_pid = group_pid(engine->group),

@@ -12,23 +12,27 @@
 
 #define WORKER_GONE_NS_MAX (10 * NS_PER_S) // to unmap all that it had
 
-static const char kv_part[] = "kv.0";
+static void kv_part(uint32_t rank, char part[static 16])
+{
+    (void)snprintf(part, 16, "kv.%" PRIu32, rank); // fits
+}
 
 static void home_close(struct pool_home *home)
 {
     pool_free(home->pool);
     segment_close(&home->meta);
-    segment_close(&home->kv);
+    for (uint32_t rank = 0; rank < RANKS_MAX; rank++) segment_close(&home->kv[rank]);
     *home = (struct pool_home){.pool = NULL};
 }
 
-/* The payload, once nobody else writes to it. *ret_lock_fd: ours until segment_share. */
-static int payload_take(const char *instance, const struct pool_geometry *geometry, struct segment *ret_kv,
-                        int *ret_lock_fd, struct err *err)
+/* One rank's payload, once nobody else writes to it. *ret_lock_fd: ours until segment_share. */
+static int rank_take(const char *instance, const struct pool_geometry *geometry, uint32_t rank,
+                     struct segment *ret_kv, int *ret_lock_fd, struct err *err)
 {
-    uint64_t wanted = geometry->page_bytes * geometry->page_count; // verified: below 2^63
-    (void)link_kill_ranks(instance, 0);                            // it may be gone already
-    int r = segment_open_alone(instance, kv_part, WORKER_GONE_NS_MAX, ret_kv, ret_lock_fd, err);
+    char part[16];
+    uint64_t wanted = pool_rank_page_bytes(geometry, rank) * geometry->page_count; // verified: below 2^63
+    kv_part(rank, part);
+    int r = segment_open_alone(instance, part, WORKER_GONE_NS_MAX, ret_kv, ret_lock_fd, err);
     if (r == 0 && ret_kv->bytes != wanted) {
         r = ERR(err, ERR_FORMAT, "%s has %zu bytes, wanted %" PRIu64, ret_kv->name, ret_kv->bytes, wanted);
         segment_share(*ret_lock_fd);
@@ -36,17 +40,36 @@ static int payload_take(const char *instance, const struct pool_geometry *geomet
     return r;
 }
 
+static void payload_share(const int *lock_fds, uint32_t rank_count)
+{
+    for (uint32_t rank = 0; rank < rank_count; rank++) segment_share(lock_fds[rank]);
+}
+
+/* Of all ranks, or of none. lock_fds: (rank_count) */
+static int payload_take(const char *instance, const struct pool_geometry *geometry, struct segment *kv,
+                        int *lock_fds, struct err *err)
+{
+    (void)link_kill_ranks(instance, 0); // they may be gone already
+    for (uint32_t rank = 0; rank < geometry->rank_count; rank++) {
+        int r = rank_take(instance, geometry, rank, &kv[rank], &lock_fds[rank], err);
+        if (r == 0) continue;
+        payload_share(lock_fds, rank);
+        return r;
+    }
+    return 0;
+}
+
 static int home_adopt(const char *instance, const struct pool_geometry *geometry,
                       const struct pool_owner *owner, struct pool_home *home,
                       struct pool_adoption *ret_adoption, struct err *err)
 {
-    int lock_fd;
+    int lock_fds[RANKS_MAX];
     int r = segment_open_write(instance, "meta", &home->meta, err);
     if (r == 0) r = pool_adoptable(home->meta.base, home->meta.bytes, geometry, err);
-    if (r == 0) r = payload_take(instance, geometry, &home->kv, &lock_fd, err);
+    if (r == 0) r = payload_take(instance, geometry, home->kv, lock_fds, err);
     if (r < 0) return r;
     r = pool_adopt(home->meta.base, home->meta.bytes, geometry, owner, &home->pool, ret_adoption, err);
-    segment_share(lock_fd); // from here on whoever comes finds our name in the header
+    payload_share(lock_fds, geometry->rank_count); // from here on whoever comes finds our name in the header
     home->adopted = r == 0;
     return r;
 }
@@ -54,7 +77,13 @@ static int home_adopt(const char *instance, const struct pool_geometry *geometry
 static int home_make(const char *instance, const struct pool_geometry *geometry,
                      const struct pool_owner *owner, struct pool_home *home, struct err *err)
 {
-    int r = segment_create(instance, kv_part, geometry->page_bytes * geometry->page_count, &home->kv, err);
+    char part[16];
+    int r = 0;
+    for (uint32_t rank = 0; r == 0 && rank < geometry->rank_count; rank++) {
+        kv_part(rank, part);
+        uint64_t bytes = pool_rank_page_bytes(geometry, rank) * geometry->page_count;
+        r = segment_create(instance, part, bytes, &home->kv[rank], err);
+    }
     if (r == 0) r = segment_create(instance, "meta", pool_meta_bytes(geometry), &home->meta, err);
     if (r == 0) r = pool_format(home->meta.base, home->meta.bytes, geometry, owner, &home->pool, err);
     return r;

@@ -14,7 +14,8 @@
 #include "common/shm/segment.h"
 
 struct pool_home {
-    struct segment meta, kv; // kv: the payload of rank 0, mapped for as long as we live
+    struct segment meta;
+    struct segment kv[RANKS_MAX]; // payload by rank, mapped for as long as we live
     struct pool *pool;       // NULL: not open
     bool adopted;
 };

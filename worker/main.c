@@ -237,7 +237,7 @@ static int model_load(struct worker *worker, struct err *err)
         .cache =
             {
                 .base = pages_payload(worker->pages),
-                .page_bytes = geometry->page_bytes,
+                .page_bytes = pages_bytes(worker->pages),
                 .page_count = geometry->page_count,
                 .page_tokens = geometry->page_tokens,
                 .layer_count = geometry->layer_count,

@@ -41,8 +41,9 @@ int pages_open(const char *instance, uint32_t rank, struct pages **ret_pages, st
     if (r == 0) r = pool_header_copy(pages->meta.base, pages->meta.bytes, &pages->header, err);
     if (r < 0) goto fail;
     const struct pool_geometry *geometry = &pages->header.geometry;
-    uint64_t wanted = geometry->page_bytes * geometry->page_count; // verified: below 2^63
-    if (rank >= geometry->rank_count || geometry->page_bytes == 0 || pages->payload.bytes != wanted) {
+    uint64_t page_bytes = rank < geometry->rank_count ? pool_rank_page_bytes(geometry, rank) : 0;
+    uint64_t wanted = page_bytes * geometry->page_count; // verified: below 2^63
+    if (page_bytes == 0 || pages->payload.bytes != wanted) {
         r = ERR(err, ERR_FORMAT, "%s: %zu bytes, rank %" PRIu32 " of %" PRIu32 " needs %" PRIu64,
                 pages->payload.name, pages->payload.bytes, rank, geometry->rank_count, wanted);
         goto fail;
@@ -82,6 +83,11 @@ const struct pool_header *pages_header(const struct pages *pages)
 void *pages_payload(const struct pages *pages)
 {
     return pages->payload.base;
+}
+
+uint64_t pages_bytes(const struct pages *pages)
+{
+    return pool_rank_page_bytes(&pages->header.geometry, pages->rank);
 }
 
 uint64_t pages_sum(const struct pages *pages, uint32_t page_idx)

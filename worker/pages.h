@@ -17,8 +17,9 @@ int pages_open(const char *instance, uint32_t rank, struct pages **ret_pages, st
 void pages_close(struct pages *pages); // NULL is fine
 
 const struct pool_header *pages_header(const struct pages *pages); // verified private copy
-void *pages_payload(const struct pages *pages);                    // (page_count, page_bytes), writable
+void *pages_payload(const struct pages *pages);                    // (page_count, pages_bytes), writable
 
+uint64_t pages_bytes(const struct pages *pages);                  // payload of one page, ours
 uint64_t pages_sum(const struct pages *pages, uint32_t page_idx); // of our payload, as sealed
 
 /* Checks a verified plan against the descriptors (rule 2): every page's generation is the plan's; a page that

@@ -123,7 +123,7 @@ int step_new(const struct step_conf *conf, struct step **ret_step, struct err *e
         .rank_count = dist_rank_count(conf->dist),
         .model = conf->model,
         .pages = conf->pages,
-        .page_bytes = pages_header(conf->pages)->geometry.page_bytes,
+        .page_bytes = pages_bytes(conf->pages),
         .logits_max = conf->logits_max,
         .seals_max = exchange_seals_max(limits),
     };

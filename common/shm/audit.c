@@ -119,9 +119,9 @@ static bool judge_chain(struct audit *audit, uint32_t page_idx, const struct pag
 static void judge_payload(struct audit *audit, uint32_t page_idx, const struct page_view *view)
 {
     const struct audit_input *input = audit->input;
-    uint64_t page_bytes = audit->geometry.page_bytes;
-    if (!(audit->flags & AUDIT_PAYLOAD) || page_bytes == 0) return;
+    if (!(audit->flags & AUDIT_PAYLOAD) || audit->geometry.page_bytes == 0) return;
     for (uint32_t rank = 0; rank < audit->geometry.rank_count && rank < input->payload_count; rank++) {
+        uint64_t page_bytes = pool_rank_page_bytes(&audit->geometry, rank);
         if (!input->payloads[rank] || input->payload_bytes[rank] / page_bytes < audit->geometry.page_count)
             continue; // a missing or short segment is one fault, told once
         uint64_t sum = hash64((const uint8_t *)input->payloads[rank] + page_idx * page_bytes, page_bytes);
@@ -249,9 +249,10 @@ static void payloads_open(const char *instance, const struct pool_geometry *geom
         }
         payloads->bases[rank] = payloads->segments[rank].base;
         payloads->bytes[rank] = payloads->segments[rank].bytes;
-        if (payloads->bytes[rank] / geometry->page_bytes < geometry->page_count)
+        uint64_t page_bytes = pool_rank_page_bytes(geometry, rank);
+        if (payloads->bytes[rank] / page_bytes < geometry->page_count)
             fault(report, "%s: %zu bytes, %u pages need %" PRIu64, payloads->segments[rank].name,
-                  payloads->bytes[rank], geometry->page_count, geometry->page_count * geometry->page_bytes);
+                  payloads->bytes[rank], geometry->page_count, geometry->page_count * page_bytes);
     }
 }
 

@@ -5,7 +5,7 @@
  *          | header | descriptors      | tokens                    | sums                     |
  *          |        | [page_count]     | [page_count][page_tokens] | [page_count][rank_count] |
  *          +--------+------------------+---------------------------+--------------------------+
- *   kv.<r> | payload [page_count][page_bytes] of rank r                                        |
+ *   kv.<r> | payload [page_count][pool_rank_page_bytes] of rank r                              |
  *
  * Rule 1: the daemon is the only writer of meta; workers and auditors map it read-only.
  * Rule 2: kv.<r> is written by rank r only, only into pages granted to it (FILLING) by the plan in hand.
@@ -48,10 +48,10 @@ struct pool_geometry {
     uint32_t rank_count;  // payload segments
     uint32_t kv_type;     // enum kv_type
     uint32_t layer_count;
-    uint32_t head_count_kv; // of one rank
+    uint32_t head_count_kv; // of the model; of one rank: pool_rank_heads
     uint32_t head_dims;
     uint32_t reserved;
-    uint64_t page_bytes; // of one rank: pool_page_bytes
+    uint64_t page_bytes; // of all heads: pool_page_bytes; of one rank: pool_rank_page_bytes
     struct hash128 model_digest;
 };
 

@@ -62,6 +62,33 @@ uint64_t pool_page_bytes(enum kv_type type, uint32_t layer_count, uint32_t head_
     return bytes;
 }
 
+void pool_rank_heads(uint32_t head_count, uint32_t rank_count, uint32_t rank, uint32_t *ret_first,
+                     uint32_t *ret_count)
+{
+    CHECK(head_count > 0);
+    CHECK(rank < rank_count);
+    uint32_t first = (uint32_t)((uint64_t)head_count * rank / rank_count),
+             next = (uint32_t)((uint64_t)head_count * (rank + 1) / rank_count);
+    *ret_first = first;
+    *ret_count = next > first ? next - first : 1;
+}
+
+uint64_t pool_rank_page_bytes(const struct pool_geometry *geometry, uint32_t rank)
+{
+    if (geometry->page_bytes == 0) return 0;
+    uint32_t first, count;
+    pool_rank_heads(geometry->head_count_kv, geometry->rank_count, rank, &first, &count);
+    return geometry->page_bytes / geometry->head_count_kv * count; // linear in heads: pool_page_bytes
+}
+
+uint64_t pool_all_page_bytes(const struct pool_geometry *geometry)
+{
+    uint64_t bytes = 0;
+    for (uint32_t rank = 0; rank < geometry->rank_count; rank++)
+        bytes += pool_rank_page_bytes(geometry, rank);
+    return bytes;
+}
+
 size_t pool_meta_bytes(const struct pool_geometry *geometry)
 {
     CHECK(geometry->page_count <= PAGES_MAX);
@@ -125,7 +152,8 @@ int pool_geometry_verify(const struct pool_geometry *g, struct err *err)
     if (g->page_bytes != page_bytes)
         return ERR(err, ERR_LIMIT, "pool: %llu bytes a page, its shape says %llu",
                    (unsigned long long)g->page_bytes, (unsigned long long)page_bytes);
-    if (__builtin_mul_overflow(page_bytes, (uint64_t)g->page_count, &all) || all > INT64_MAX)
+    // At most all heads for each rank.
+    if (__builtin_mul_overflow(page_bytes, (uint64_t)g->page_count * g->rank_count, &all) || all > INT64_MAX)
         return ERR(err, ERR_LIMIT, "pool: the payload does not fit 63 bits");
     return 0;
 }

@@ -20,9 +20,16 @@ struct pool_owner { // identity stored in the header
     uint64_t epoch;
 };
 
-/* Payload bytes of one page of one rank; 0 for no type or when it overflows. What lies where in them is the
+/* Payload bytes of one page of so many heads; 0 for no type or when it overflows. What lies where in them is the
  * kernels' matter: worker/kern/kern.h. */
 uint64_t pool_page_bytes(enum kv_type type, uint32_t layer_count, uint32_t head_count_kv, uint32_t head_dims);
+/* KV heads that a rank keeps of head_count: [*ret_first, *ret_first + *ret_count), at least one. They follow each other
+ * by rank, as even as can be; where there are fewer heads than ranks, neighbours keep the same one. */
+void pool_rank_heads(uint32_t head_count, uint32_t rank_count, uint32_t rank, uint32_t *ret_first,
+                     uint32_t *ret_count);
+/* Of one page, of a verified geometry; 0 for a pool without payload. */
+uint64_t pool_rank_page_bytes(const struct pool_geometry *geometry, uint32_t rank);
+uint64_t pool_all_page_bytes(const struct pool_geometry *geometry); // of all ranks together
 size_t pool_meta_bytes(const struct pool_geometry *geometry); // size of the meta segment; a verified geometry
 /* Counts and sizes in range and page_bytes as pool_page_bytes says; page_bytes 0 is a pool without payload
  * (a simulation; the shape is then not looked at). 0, or ERR_LIMIT / ERR_UNSUPPORTED with the reason. */

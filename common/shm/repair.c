@@ -23,11 +23,12 @@ static uint32_t corrupt_free(void *meta, const struct pool_header *header, const
     const struct pool_geometry *g = &header->geometry;
     struct page_desc *descs = (struct page_desc *)((uint8_t *)meta + header->desc_offset);
     const uint64_t *sums = (const uint64_t *)((const uint8_t *)meta + header->sum_offset);
+    uint64_t page_bytes = pool_rank_page_bytes(g, rank);
     uint32_t count = 0;
     for (uint32_t i = 0; i < g->page_count; i++) {
         if (descs[i].state != PAGE_SEALED) continue;
-        const uint8_t *page = (const uint8_t *)payload->segment.base + i * g->page_bytes;
-        if (hash64(page, g->page_bytes) == sums[(size_t)i * g->rank_count + rank]) continue;
+        const uint8_t *page = (const uint8_t *)payload->segment.base + i * page_bytes;
+        if (hash64(page, page_bytes) == sums[(size_t)i * g->rank_count + rank]) continue;
         descs[i].state = PAGE_FREE;
         count++;
     }
@@ -43,7 +44,7 @@ static int rank_repair(const char *instance, void *meta, const struct pool_heade
     (void)snprintf(part, sizeof part, "kv.%u", rank); // fits
     int r = segment_open_alone(instance, part, WRITERS_GONE_NS_MAX, &payload.segment, &payload.lock_fd, err);
     if (r < 0) return r;
-    if (payload.segment.bytes / g->page_bytes < g->page_count)
+    if (payload.segment.bytes / pool_rank_page_bytes(g, rank) < g->page_count)
         r = ERR(err, ERR_FORMAT, "%s: %zu bytes are too few for %u pages", payload.segment.name,
                 payload.segment.bytes, g->page_count);
     else repair->corrupt_count += corrupt_free(meta, header, &payload, rank);

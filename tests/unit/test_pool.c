@@ -279,6 +279,34 @@ static void test_audit_survives_every_changed_byte(void **state)
     }
 }
 
+/* Every head is kept, in order, by ranks that differ by at most one; with too few heads every rank has one. */
+static void test_pool_ranks_share_heads_as_even_as_can_be(void **state)
+{
+    (void)state;
+    for (uint32_t heads = 1; heads <= 17; heads++)
+        for (uint32_t ranks = 1; ranks <= 20; ranks++) {
+            uint32_t next = 0;
+            uint64_t bytes = 0;
+            struct pool_geometry g = geometry;
+            g.head_count_kv = heads;
+            g.rank_count = ranks;
+            g.page_bytes = pool_page_bytes(g.kv_type, g.layer_count, heads, g.head_dims);
+            for (uint32_t rank = 0; rank < ranks; rank++) {
+                uint32_t first, count;
+                pool_rank_heads(heads, ranks, rank, &first, &count);
+                assert_true(count == (heads + ranks - 1) / ranks || (count > 0 && count == heads / ranks));
+                if (heads >= ranks) assert_int_equal(first, next);
+                else assert_true(first == next || first + 1 == next);
+                next = first + count;
+                bytes += pool_page_bytes(g.kv_type, g.layer_count, count, g.head_dims);
+                assert_int_equal(pool_rank_page_bytes(&g, rank),
+                                 pool_page_bytes(g.kv_type, g.layer_count, count, g.head_dims));
+            }
+            assert_int_equal(next, heads);
+            assert_int_equal(pool_all_page_bytes(&g), bytes);
+        }
+}
+
 int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -291,6 +319,7 @@ int main(void)
         CASE(test_audit_counts_a_clean_pool),
         CASE(test_audit_names_the_page_of_each_fault),
         CASE(test_audit_survives_every_changed_byte),
+        CASE(test_pool_ranks_share_heads_as_even_as_can_be),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
