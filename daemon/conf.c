@@ -10,6 +10,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "config.h"
+
 #include "common/base/check.h"
 #include "daemon/conf_file.h"
 #include "daemon/conf_option.h"
@@ -239,8 +241,14 @@ static int refuse_unbuilt(const struct conf *conf, struct err *err)
     if (conf->block_size != PAGE_TOKENS) {
         return ERR(err, ERR_CONFIG, "block-size: only %d is built, not %u", PAGE_TOKENS, conf->block_size);
     }
+#ifndef HAVE_MPI
     if (conf->tensor_parallel_size != 1) {
-        return ERR(err, ERR_CONFIG, "tensor-parallel-size: only 1 is built, not %u",
+        return ERR(err, ERR_CONFIG,
+                   "tensor-parallel-size: this build has no Open MPI (configure --with-mpi), so only 1");
+    }
+#endif
+    if (conf->tensor_parallel_size != 1 && conf->cache_file[0]) {
+        return ERR(err, ERR_CONFIG, "cache-file: not built for tensor-parallel-size %u, only for 1",
                    conf->tensor_parallel_size);
     }
     if (conf->data_parallel_size != 1) {

@@ -113,7 +113,8 @@
       "Where the worker keeps its weights, packed for this machine. shared: in /dev/shm, where every worker of " \
       "the same model finds them, and its own successor too; private: in its own memory.") \
     X(COUNT, tensor_parallel_size, "tensor-parallel-size", "process", "1", 1, RANKS_MAX, "COUNT", \
-      "Processes that one copy of the model is split over. Only 1 is built.") \
+      "Processes (ranks) that one copy of the model is split over, started by Open MPI's mpirun on this machine; they share " \
+      "the threads out among them. Answers are the same, bit for bit, for any number.") \
     X(COUNT, data_parallel_size, "data-parallel-size", "process", "1", 1, GROUPS_MAX, "COUNT", \
       "Copies of the model. Only 1 is built.") \
     X(TEXT, worker_path, "worker-path", "process", "", 0, 0, "PATH", \

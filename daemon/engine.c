@@ -10,6 +10,7 @@
 
 #include "common/base/check.h"
 #include "common/base/clock.h"
+#include "common/gguf/shard.h"
 #include "common/shm/owner.h"
 #include "common/shm/segment.h"
 #include "daemon/engine_tier.h"
@@ -296,7 +297,7 @@ static int pool_open(struct engine *engine, struct engine_found *found, struct e
     const struct model_facts *facts = &engine->conf.facts;
     engine->geometry = (struct pool_geometry){
         .page_tokens = PAGE_TOKENS,
-        .rank_count = 1,
+        .rank_count = engine->conf.rank_count,
         .kv_type = engine->conf.kv_type,
         .layer_count = facts->layer_count,
         .head_count_kv = facts->head_count_kv,
@@ -305,7 +306,9 @@ static int pool_open(struct engine *engine, struct engine_found *found, struct e
                                       facts->head_dims),
         .model_digest = engine->conf.model_digest,
     };
-    int r = pages_decide(engine, err);
+    struct shard shard; // whether it can be split so
+    int r = shard_make(facts, engine->conf.rank_count, 0, &shard, err);
+    if (r == 0) r = pages_decide(engine, err);
     if (r < 0) return r;
     struct pool_owner owner = {.pid = getpid(), .epoch = clock_wall_ns()};
     r = owner_start(owner.pid, &owner.start);
@@ -380,11 +383,17 @@ static int parts_make(struct engine *engine, struct err *err)
     engine->events = calloc(2 * (size_t)conf->sched.seqs_max, sizeof *engine->events);
     if (r == 0 && (!engine->plan_bytes || !engine->done_bytes || !engine->events)) r = -ENOMEM;
     if (r < 0) return ERR(err, r, "out of memory");
+    struct exchange_shape shape = exchange_shape_of(&engine->limits, conf->rank_count);
+    shape.embedding_dims = conf->facts.embedding_dims;
+    shape.attention_dims = conf->facts.head_count * conf->facts.head_dims;
+    shape.feed_forward_dims = conf->facts.feed_forward_dims;
     struct group_conf group = {
         .loop = conf->loop,
         .instance = engine->instance,
         .worker_path = conf->worker_path,
         .model_path = conf->model_path,
+        .rank_count = conf->rank_count,
+        .shape = shape,
         .threads = conf->threads,
         .pin_threads = conf->pin_threads,
         .private_weights = conf->private_weights,

@@ -44,7 +44,8 @@ struct engine_conf {
     uv_loop_t *loop;
     const char *instance;
     const char *worker_path, *model_path;
-    uint32_t threads;
+    uint32_t rank_count;  // processes that the model is split over
+    uint32_t threads;     // of all of them
     bool pin_threads;     // each to a core of its own
     bool private_weights; // not shared with other workers, nor with this one's next life
     uint64_t

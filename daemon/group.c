@@ -14,6 +14,7 @@
 #include "common/base/clock.h"
 #include "common/shm/weights.h"
 #include "daemon/process.h"
+#include "daemon/ranks.h"
 
 enum {
     BACKOFF_MS_FIRST = 0, // a first death is answered at once
@@ -23,7 +24,8 @@ enum {
     STOP_MS_MAX = 5000, // then SIGKILL
     STALL_CHECK_MS = 1000,
     ARGV_TEXT_BYTES = 32,
-    ARGV_COUNT_MAX = 20,
+    ARGV_COUNT_MAX = 24,
+    ENVP_COUNT_MAX = 128,
 };
 
 struct group {
@@ -32,17 +34,19 @@ struct group {
     enum group_state state;
     struct link *link;
     struct process process;
-    uv_async_t wake;  // from the waiter thread
-    uv_timer_t timer; // back-off, or the limit of stopping
-    uv_timer_t stall; // runs only while a step is in flight
+    struct ranks *ranks;          // NULL: one rank
+    int exit_status, exit_signal; // of the process, while its ranks are still to go
+    uv_async_t wake;              // from the waiter thread
+    uv_timer_t timer;             // back-off, or the limit of stopping
+    uv_timer_t stall;             // runs only while a step is in flight
     uv_thread_t waiter;
     _Atomic bool waiter_stop; // set (release) by the loop, read (acquire) by the waiter
     uint32_t backoff_ms;
     uint64_t ready_ns; // of the last READY
     uint64_t step_ns;  // when the plan in flight was pushed; 0: none
     uint64_t restarts;
-    struct hash128 weights; // shared by our worker, kept by us
-    int weights_fd;         // -1: none
+    struct hash128 weights[RANKS_MAX]; // (rank_count) shared by our workers, kept by us
+    int weights_fds[RANKS_MAX];        // -1: none
     bool ever_ready;
     bool useful; // this life has answered a step
     uint32_t progress;
@@ -86,9 +90,17 @@ static void backoff_over(uv_timer_t *timer);
 /* What a worker may see of our environment: nothing but what it is documented to read. */
 static void environment_fill(char **envp, size_t count)
 {
-    static const char *const names[] = {
-        "KVASIR_KERNELS=", "ASAN_OPTIONS=", "UBSAN_OPTIONS=",   "TSAN_OPTIONS=",
-        "LSAN_OPTIONS=",   "LANG=",         "LD_LIBRARY_PATH=", "JOURNAL_STREAM="};
+    static const char *const names[] = {"KVASIR_KERNELS=",
+                                        "ASAN_OPTIONS=",
+                                        "UBSAN_OPTIONS=",
+                                        "TSAN_OPTIONS=",
+                                        "LSAN_OPTIONS=",
+                                        "LANG=",
+                                        "LD_LIBRARY_PATH=",
+                                        "JOURNAL_STREAM=",
+                                        "OMPI_",
+                                        "PATH=",
+                                        "HOME="}; // the last three are Open MPI's
     extern char **environ;
     size_t used = 0;
     for (char **entry = environ; *entry && used + 1 < count; entry++)
@@ -99,23 +111,40 @@ static void environment_fill(char **envp, size_t count)
 
 static int worker_start(struct group *group, struct err *err)
 {
-    char group_text[ARGV_TEXT_BYTES], threads[ARGV_TEXT_BYTES], pid[ARGV_TEXT_BYTES];
-    char *envp[16];
+    char group_text[ARGV_TEXT_BYTES], threads[ARGV_TEXT_BYTES], pid[ARGV_TEXT_BYTES], ranks[ARGV_TEXT_BYTES];
+    char *envp[ENVP_COUNT_MAX];
+    (void)snprintf(ranks, sizeof ranks, "%" PRIu32, group->conf.rank_count);
     (void)snprintf(group_text, sizeof group_text, "%" PRIu32, group->conf.group_idx); // all fit
     (void)snprintf(threads, sizeof threads, "%" PRIu32, group->conf.threads);
     (void)snprintf(pid, sizeof pid, "%d", (int)getpid());
     const char *argv[ARGV_COUNT_MAX] = {
-        group->worker_path, "--instance",      group->instance, "--group", group_text,     "--rank", "0",
+        group->worker_path, "--instance",      group->instance, "--group", group_text,     "--ranks", ranks,
         "--model",          group->model_path, "--threads",     threads,   "--daemon-pid", pid};
     size_t used = 13; // of those above
     if (group->conf.pin_threads) argv[used++] = "--pin";
     if (group->conf.private_weights) argv[used++] = "--private-weights";
+    if (group->ranks) {
+        argv[used++] = "--launch";
+        argv[used++] = "--session-dir";
+        argv[used++] = ranks_directory(group->ranks);
+    }
     CHECK(used < ARGV_COUNT_MAX && argv[used] == NULL);
     environment_fill(envp, COUNT_OF(envp));
     group->progress = 0;
     group->killed_for[0] = 0;
     group->useful = false;
-    return process_start(group->conf.loop, &group->process, argv, envp, err);
+    int r = group->ranks ? ranks_begin(group->ranks, err) : 0;
+    if (r == 0) r = process_start(group->conf.loop, &group->process, argv, envp, err);
+    if (group->ranks && r == 0) ranks_launched(group->ranks, group->process.pid);
+    else if (group->ranks) ranks_rest(group->ranks);
+    return r;
+}
+
+/* All that is there of the process and its ranks. */
+static void processes_kill(struct group *group)
+{
+    (void)process_signal(&group->process, SIGKILL); // gone already is fine too
+    if (group->ranks) ranks_kill(group->ranks);
 }
 
 static void backoff_start(struct group *group)
@@ -147,7 +176,9 @@ static void backoff_over(uv_timer_t *timer)
 static void death_describe(struct group *group, int status, int signal, char *text, size_t text_bytes)
 {
     struct rank_status rank;
-    link_rank_status(group->link, 0, &rank);
+    uint32_t failed = 0;
+    do link_rank_status(group->link, failed++, &rank);
+    while (rank.state != RANK_FAILED && failed < group->conf.rank_count);
     if (rank.state == RANK_FAILED && rank.panic[0])
         (void)snprintf(text, text_bytes, "%s", rank.panic); // may be cut
     else if (group->killed_for[0]) (void)snprintf(text, text_bytes, "killed: %s", group->killed_for);
@@ -155,12 +186,13 @@ static void death_describe(struct group *group, int status, int signal, char *te
     else (void)snprintf(text, text_bytes, "exited with status %d", status);
 }
 
-static void process_exited(struct process *process, int status, int signal)
+/* The process is gone, and of several ranks all. */
+static void group_died(struct group *group, int status, int signal)
 {
-    struct group *group = process->owner;
     char text[LINK_PANIC_BYTES];
     death_describe(group, status, signal, text, sizeof text);
     group_step_end(group);
+    if (group->ranks) ranks_rest(group->ranks);
     if (group->state == GROUP_STOPPING) {
         uv_timer_stop(&group->timer);
         group_move(group, GROUP_STOPPED);
@@ -178,35 +210,75 @@ static void process_exited(struct process *process, int status, int signal)
     if (group->state == GROUP_WAITING) backoff_start(group);
 }
 
-static void weights_drop(struct group *group)
+static void process_exited(struct process *process, int status, int signal)
 {
-    if (group->weights_fd >= 0) weights_unkeep(group->weights, 0, group->weights_fd);
-    group->weights_fd = -1;
+    struct group *group = process->owner;
+    group->exit_status = status;
+    group->exit_signal = signal;
+    if (group->ranks) ranks_end(group->ranks); // group_died follows
+    else group_died(group, status, signal);
+}
+
+static void ranks_gone(void *owner)
+{
+    struct group *group = owner;
+    group_died(group, group->exit_status, group->exit_signal);
+}
+
+/* One that failed before it was ever ready has said why: its exit status is to come through mpirun. */
+static void ranks_trouble(void *owner, const char *what)
+{
+    struct group *group = owner;
+    struct rank_status rank;
+    if (group->state == GROUP_STOPPING) return;
+    for (uint32_t i = 0; i < group->conf.rank_count; i++) {
+        link_rank_status(group->link, i, &rank);
+        if (rank.state == RANK_FAILED && !group->ever_ready) return;
+    }
+    if (!group->killed_for[0]) (void)snprintf(group->killed_for, sizeof group->killed_for, "%s", what);
+    processes_kill(group);
+}
+
+static void weights_drop(struct group *group, uint32_t rank)
+{
+    if (group->weights_fds[rank] >= 0) weights_unkeep(group->weights[rank], rank, group->weights_fds[rank]);
+    group->weights_fds[rank] = -1;
 }
 
 /* Weights that nobody uses are removed by whoever starts next; between two lives of our worker we use them. */
-static void weights_take(struct group *group, struct hash128 key)
+static void weights_take(struct group *group, uint32_t rank, struct hash128 key)
 {
-    if (group->weights_fd >= 0 && hash128_equal(group->weights, key)) return;
-    weights_drop(group);
-    if (hash128_equal(key, (struct hash128){0})) return;                      // they are the worker's own
-    if (weights_keep(key, 0, &group->weights_fd) < 0) group->weights_fd = -1; // the next life may pack again
-    group->weights = key;
+    int *fd = &group->weights_fds[rank];
+    if (*fd >= 0 && hash128_equal(group->weights[rank], key)) return;
+    weights_drop(group, rank);
+    if (hash128_equal(key, (struct hash128){0})) return; // they are the worker's own
+    if (weights_keep(key, rank, fd) < 0) *fd = -1;       // the next life may pack again
+    group->weights[rank] = key;
 }
 
 static void ready_look(struct group *group)
 {
     struct rank_status rank;
+    uint32_t ready_count = 0, progress = 1000; // of the slowest
+    if (group->ranks) ranks_look(group->ranks);
     if (group->state != GROUP_STARTING) return;
-    link_rank_status(group->link, 0, &rank);
-    if (rank.state == RANK_LOADING && rank.progress_permille != group->progress) {
-        group->progress = rank.progress_permille;
-        group->conf.callbacks->on_progress(group->conf.owner, rank.progress_permille);
+    for (uint32_t i = 0; i < group->conf.rank_count; i++) {
+        link_rank_status(group->link, i, &rank);
+        ready_count += rank.state == RANK_READY;
+        if (rank.progress_permille < progress) progress = rank.progress_permille;
     }
-    if (rank.state != RANK_READY) return;
+    if (ready_count < group->conf.rank_count) {
+        if (progress == group->progress) return;
+        group->progress = progress;
+        group->conf.callbacks->on_progress(group->conf.owner, progress);
+        return;
+    }
     group_move(group, GROUP_READY);
     group->ever_ready = true;
-    weights_take(group, rank.weights);
+    for (uint32_t i = 0; i < group->conf.rank_count; i++) {
+        link_rank_status(group->link, i, &rank);
+        weights_take(group, i, rank.weights);
+    }
     group->ready_ns = clock_mono_ns();
     group->conf.callbacks->on_ready(group->conf.owner);
 }
@@ -230,12 +302,13 @@ static void stall_look(uv_timer_t *timer)
     if (group->step_ns == 0 || now_ns < sign_ns || now_ns - sign_ns < group->conf.stall_ns_max) return;
     (void)snprintf(group->killed_for, sizeof group->killed_for, "no heartbeat for %" PRIu64 " s",
                    (now_ns - sign_ns) / NS_PER_S);
-    (void)process_signal(&group->process, SIGKILL); // gone already is fine too
+    processes_kill(group);
 }
 
 void group_step_begin(struct group *group)
 {
     group->step_ns = clock_mono_ns();
+    if (group->ranks) ranks_step(group->ranks, true);
     if (group->conf.stall_ns_max && !uv_is_active((uv_handle_t *)&group->stall))
         uv_timer_start(&group->stall, stall_look, STALL_CHECK_MS, STALL_CHECK_MS);
 }
@@ -243,12 +316,14 @@ void group_step_begin(struct group *group)
 void group_step_done(struct group *group)
 {
     group->useful = true;
+    if (group->ranks) ranks_step_good(group->ranks);
     group_step_end(group);
 }
 
 void group_step_end(struct group *group)
 {
     group->step_ns = 0;
+    if (group->ranks) ranks_step(group->ranks, false);
     uv_timer_stop(&group->stall);
 }
 
@@ -257,7 +332,7 @@ void group_step_end(struct group *group)
 static void handle_gone(struct group *group)
 {
     if (--group->handles_open > 0) return;
-    weights_drop(group);
+    for (uint32_t i = 0; i < RANKS_MAX; i++) weights_drop(group, i);
     void (*on_freed)(void *) = group->on_freed;
     void *owner = group->conf.owner;
     free(group->instance);
@@ -265,6 +340,11 @@ static void handle_gone(struct group *group)
     free(group->model_path);
     free(group);
     if (on_freed) on_freed(owner);
+}
+
+static void ranks_freed(void *owner)
+{
+    handle_gone(owner);
 }
 
 static void handle_closed(uv_handle_t *handle)
@@ -289,12 +369,29 @@ static int handles_init(struct group *group)
     return 0;
 }
 
+static int ranks_make(struct group *group, struct err *err)
+{
+    const struct ranks_conf conf = {
+        .loop = group->conf.loop,
+        .instance = group->instance,
+        .group_idx = group->conf.group_idx,
+        .rank_count = group->conf.rank_count,
+        .epoch = group->conf.epoch,
+        .shape = group->conf.shape,
+        .link = group->link,
+        .on_trouble = ranks_trouble,
+        .on_gone = ranks_gone,
+        .owner = group,
+    };
+    return ranks_new(&conf, &group->ranks, err);
+}
+
 int group_new(const struct group_conf *conf, struct group **ret_group, struct err *err)
 {
     struct group *group = calloc(1, sizeof *group);
     if (!group) return ERR(err, -ENOMEM, "out of memory");
     group->conf = *conf;
-    group->weights_fd = -1;
+    for (uint32_t i = 0; i < RANKS_MAX; i++) group->weights_fds[i] = -1;
     group->instance = strdup(conf->instance);
     group->worker_path = strdup(conf->worker_path);
     group->model_path = strdup(conf->model_path);
@@ -303,9 +400,12 @@ int group_new(const struct group_conf *conf, struct group **ret_group, struct er
     int r = group->instance && group->worker_path && group->model_path ? 0
                                                                        : ERR(err, -ENOMEM, "out of memory");
     if (r == 0)
-        r = link_create(conf->instance, conf->group_idx, 1, conf->epoch, &conf->limits, &group->link, err);
+        r = link_create(conf->instance, conf->group_idx, conf->rank_count, conf->epoch, &conf->limits,
+                        &group->link, err);
+    if (r == 0 && conf->rank_count > 1) r = ranks_make(group, err);
     if (r == 0 && (r = handles_init(group)) < 0) ERR(err, r, "event loop: %s", uv_strerror(r));
     if (r < 0) {
+        if (group->ranks) ranks_free(group->ranks, NULL);
         link_close(group->link);
         free(group->instance);
         free(group->worker_path);
@@ -329,7 +429,7 @@ int group_start(struct group *group, struct err *err)
 static void stop_overdue(uv_timer_t *timer)
 {
     struct group *group = timer->data;
-    (void)process_signal(&group->process, SIGKILL); // gone already is fine too
+    processes_kill(group);
 }
 
 static void stopped_later(uv_timer_t *timer)
@@ -354,8 +454,8 @@ void group_stop(struct group *group)
 void group_kill(struct group *group, const char *why)
 {
     (void)snprintf(group->killed_for, sizeof group->killed_for, "it answered with invalid data: %s",
-                   why);                            // may be cut
-    (void)process_signal(&group->process, SIGKILL); // gone already is fine too
+                   why); // may be cut
+    processes_kill(group);
 }
 
 void group_free(struct group *group, void (*on_freed)(void *owner))
@@ -370,6 +470,10 @@ void group_free(struct group *group, void (*on_freed)(void *owner))
     group->on_freed = on_freed;
     group->freeing = true;
     group->handles_open += group->process.closing;
+    if (group->ranks) {
+        group->handles_open++;
+        ranks_free(group->ranks, ranks_freed);
+    }
     uv_close((uv_handle_t *)&group->wake, handle_closed);
     uv_close((uv_handle_t *)&group->timer, handle_closed);
     uv_close((uv_handle_t *)&group->stall, handle_closed);

@@ -5,8 +5,8 @@
  *      |  death before the first READY                  any --group_stop--> STOPPING --exit--> STOPPED
  *      +--> FAILED
  *
- * Started, watched (pidfd) and restarted as a unit; for one rank the worker is exec'd directly, ranks under
- * mpirun will be one child here as well. Wakes of the link arrive on a thread that does nothing but
+ * Started, watched (pidfd) and restarted as a unit. One rank is exec'd directly; of several the child is mpirun (which
+ * the worker program becomes: --launch), and whatever goes wrong with it or any of them ends all (ranks.h). Wakes of the link arrive on a thread that does nothing but
  * futex_wait and uv_async_send. Callbacks come on the loop. */
 #ifndef KVASIR_DAEMON_GROUP_H
 #define KVASIR_DAEMON_GROUP_H
@@ -16,6 +16,7 @@
 #include <uv.h>
 
 #include "common/base/err.h"
+#include "common/ipc/exchange.h"
 #include "common/ipc/link.h"
 
 struct group; // opaque
@@ -49,7 +50,9 @@ struct group_conf {
     const char *instance;
     uint32_t group_idx;
     const char *worker_path, *model_path;
-    uint32_t threads;
+    uint32_t rank_count;
+    struct exchange_shape shape; // of several ranks
+    uint32_t threads;            // of all ranks
     bool pin_threads, private_weights;
     uint64_t epoch;
     struct plan_limits limits;
@@ -69,7 +72,7 @@ void group_free(struct group *group,
 enum group_state group_state(const struct group *group);
 struct link *group_link(struct group *group);
 void group_note(const struct group *group, char *text, size_t text_bytes); // what the worker says of itself
-int64_t group_pid(const struct group *group);                              // 0: none
+int64_t group_pid(const struct group *group); // of the worker, or of mpirun; 0: none
 uint64_t group_restarts(const struct group *group);
 void group_step_begin(struct group *group); // a plan was pushed: the stall watch runs
 void group_step_done(struct group *group); // its answer was good: if it dies now, it is started again at once

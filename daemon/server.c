@@ -289,6 +289,7 @@ static int engine_make(struct server *server, struct err *err)
         .worker_path = server->worker_path,
         .model_path = conf->model,
         .threads = conf->threads ? conf->threads : cpus_threads(),
+        .rank_count = conf->tensor_parallel_size,
         .pin_threads = conf->cpus[0] != '\0',
         .private_weights = conf->weights == CONF_WEIGHTS_PRIVATE,
         .cache_bytes = conf->kv_cache_memory_bytes,

@@ -3,7 +3,7 @@
 
 # Debian 12 packages that the build needs, and those that only the tests need.
 KVASIR_BUILD_PACKAGES="gcc make autoconf automake libtool pkg-config libuv1-dev libcjson-dev libpcre2-dev libutf8proc-dev
-    libxxhash-dev libcurl4-openssl-dev libinih-dev libsystemd-dev libhttp-parser-dev"
+    libxxhash-dev libcurl4-openssl-dev libinih-dev libsystemd-dev libhttp-parser-dev libopenmpi-dev openmpi-bin"
 KVASIR_MODEL_PACKAGES="python3 python3-pip unzip ca-certificates"
 KVASIR_TEST_PACKAGES="libcmocka-dev clang clang-format clang-tidy libclang-rt-14-dev systemd python3 python3-venv curl
     gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user spin"

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kvasir-worker - one rank of one group: loads the model, then plans in, completions out, until the daemon stops
- * it or dies.
+ * it or dies. Of several ranks rank 0 has the link's rings and hands the plans on; the others compute their shares and
+ * answer to it alone. Started with --launch it becomes the mpirun that starts the ranks.
  *
  * Everything it needs is on its command line. It opens its segments by name, keeps no state that a successor
  * would miss, and may be killed at any moment. It does not outlive its daemon: the kernel kills it when the
- * parent dies. (Adoption of workers by a new daemon will want to change that: parent_guard().) Errors go to the
+ * parent dies, be it the daemon, or mpirun, which dies with the daemon in the same way. Errors go to the
  * daemon through the link, which logs them; to stderr only while there is no link. */
 #include <errno.h>
 #include <fcntl.h>
@@ -19,6 +20,8 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "config.h"
+
 #include "common/base/check.h"
 #include "common/base/clock.h"
 #include "common/base/cpus.h"
@@ -26,10 +29,15 @@
 #include "common/base/log.h"
 #include "common/gguf/facts.h"
 #include "common/gguf/file.h"
+#include "common/gguf/shard.h"
+#include "common/ipc/exchange.h"
 #include "common/ipc/link.h"
 #include "common/shm/owner.h"
+#include "common/shm/pool.h"
 #include "common/shm/segment.h"
+#include "worker/dist.h"
 #include "worker/model.h"
+#include "worker/mpi.h"
 #include "worker/pages.h"
 #include "worker/step.h"
 #include "worker/store.h"
@@ -42,9 +50,11 @@ enum { OOM_SCORE = 200 }; // of -1000 to 1000; 0 is what a process has by defaul
 
 struct worker_conf {
     const char *instance, *model_path;
-    uint32_t group, rank, threads;
-    bool pin, private_weights;
-    int64_t daemon_pid;
+    uint32_t group, rank, rank_count;
+    uint32_t threads; // of all ranks, until they are shared out
+    bool pin, private_weights, launch;
+    const char *session_dir; // of MPI
+    int64_t daemon_pid, parent_pid;
 };
 
 struct worker {
@@ -53,17 +63,21 @@ struct worker {
     struct pages *pages;
     struct gguf_file file; // closed again once the model is packed
     struct model_facts facts;
+    struct segment exchange; // of several ranks
+    struct dist *dist;       // NULL: one rank
     struct store *store;
     struct model *model;
     struct step *step;
     void *plan; // owned, plan_bytes_max: the private copy
     size_t plan_bytes;
-    uint64_t spin_ns; // for the next plan
+    uint64_t spin_ns;      // for the next plan
+    uint64_t dist_spin_ns; // for the other ranks
 };
 
 static const char usage[] =
-    "usage: kvasir-worker --instance NAME --group N --rank N --model PATH --threads N [--pin]\n"
-    "                     [--private-weights] --daemon-pid PID\n"
+    "usage: kvasir-worker --instance NAME --group N --ranks N --model PATH --threads N [--pin]\n"
+    "                     [--private-weights] [--launch --session-dir PATH] [--parent-pid PID] --daemon-pid "
+    "PID\n"
     "Started by kvasird; not meant to be started by hand.\n";
 
 static int parse_number(const char *name, const char *text, uint64_t max, uint64_t *ret_value,
@@ -80,22 +94,40 @@ static int parse_number(const char *name, const char *text, uint64_t max, uint64
 
 static int parse_args(int argc, char **argv, struct worker_conf *conf, struct err *err)
 {
-    enum { INSTANCE, GROUP, RANK, MODEL, THREADS, PIN, PRIVATE_WEIGHTS, DAEMON_PID, OPTION_COUNT };
+    enum {
+        INSTANCE,
+        GROUP,
+        RANKS,
+        MODEL,
+        THREADS,
+        DAEMON_PID,
+        NEEDED_COUNT,
+        SESSION_DIR = NEEDED_COUNT,
+        PARENT_PID,
+        PIN,
+        PRIVATE_WEIGHTS,
+        LAUNCH,
+        OPTION_COUNT
+    };
     static const struct option options[] = {
         [INSTANCE] = {"instance", required_argument, NULL, 0},
         [GROUP] = {"group", required_argument, NULL, 0},
-        [RANK] = {"rank", required_argument, NULL, 0},
+        [RANKS] = {"ranks", required_argument, NULL, 0},
         [MODEL] = {"model", required_argument, NULL, 0},
         [THREADS] = {"threads", required_argument, NULL, 0},
         [PIN] = {"pin", no_argument, NULL, 0},
         [PRIVATE_WEIGHTS] = {"private-weights", no_argument, NULL, 0},
         [DAEMON_PID] = {"daemon-pid", required_argument, NULL, 0},
+        [SESSION_DIR] = {"session-dir", required_argument, NULL, 0},
+        [PARENT_PID] = {"parent-pid", required_argument, NULL, 0},
+        [LAUNCH] = {"launch", no_argument, NULL, 0},
         [OPTION_COUNT] = {NULL, 0, NULL, 0},
     };
     static const uint64_t maxima[] = {[GROUP] = GROUPS_MAX - 1,
-                                      [RANK] = RANKS_MAX - 1,
+                                      [RANKS] = RANKS_MAX,
                                       [THREADS] = TEAM_THREADS_MAX,
-                                      [DAEMON_PID] = INT32_MAX};
+                                      [DAEMON_PID] = INT32_MAX,
+                                      [PARENT_PID] = INT32_MAX};
     uint64_t numbers[OPTION_COUNT] = {0};
     bool given[OPTION_COUNT] = {false};
     int at = 0, r = 0;
@@ -104,20 +136,25 @@ static int parse_args(int argc, char **argv, struct worker_conf *conf, struct er
         given[at] = true;
         if (at == INSTANCE) conf->instance = optarg;
         else if (at == MODEL) conf->model_path = optarg;
+        else if (at == SESSION_DIR) conf->session_dir = optarg;
         else if (options[at].has_arg)
             r = parse_number(options[at].name, optarg, maxima[at], &numbers[at], err);
         if (r < 0) return r;
     }
-    for (int i = 0; i < OPTION_COUNT; i++)
-        if (options[i].has_arg && !given[i]) return ERR(err, ERR_USAGE, "--%s is missing", options[i].name);
+    for (int i = 0; i < NEEDED_COUNT; i++)
+        if (!given[i]) return ERR(err, ERR_USAGE, "--%s is missing", options[i].name);
     if (optind < argc) return ERR(err, ERR_USAGE, "unknown argument");
     if (numbers[THREADS] == 0) return ERR(err, ERR_USAGE, "--threads: at least 1");
     conf->group = (uint32_t)numbers[GROUP];
-    conf->rank = (uint32_t)numbers[RANK];
+    if (numbers[RANKS] == 0) return ERR(err, ERR_USAGE, "--ranks: at least 1");
+    if (given[LAUNCH] && !given[SESSION_DIR]) return ERR(err, ERR_USAGE, "--session-dir is missing");
+    conf->rank_count = (uint32_t)numbers[RANKS];
+    conf->launch = given[LAUNCH];
     conf->threads = (uint32_t)numbers[THREADS];
     conf->pin = given[PIN];
     conf->private_weights = given[PRIVATE_WEIGHTS];
     conf->daemon_pid = (int64_t)numbers[DAEMON_PID];
+    conf->parent_pid = given[PARENT_PID] ? (int64_t)numbers[PARENT_PID] : conf->daemon_pid;
     return segment_instance_check(conf->instance, err);
 }
 
@@ -126,8 +163,8 @@ static int parse_args(int argc, char **argv, struct worker_conf *conf, struct er
 static int parent_guard(const struct worker_conf *conf, struct err *err)
 {
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0) return err_sys(err, errno, "prctl");
-    if (getppid() != conf->daemon_pid)
-        return ERR(err, ERR_PEER_DEAD, "our parent is not process %" PRId64, conf->daemon_pid);
+    if (getppid() != conf->parent_pid)
+        return ERR(err, ERR_PEER_DEAD, "our parent is not process %" PRId64, conf->parent_pid);
     return 0;
 }
 
@@ -173,8 +210,8 @@ static int geometry_verify(const struct worker *worker, struct err *err)
     const struct pool_geometry *geometry = &header->geometry;
     const struct plan_limits *limits = link_limits(worker->link);
     const struct model_facts *facts = &worker->facts;
-    if (geometry->rank_count != 1)
-        return ERR(err, ERR_UNSUPPORTED, "%" PRIu32 " ranks: this build has no tensor parallelism",
+    if (geometry->rank_count != worker->conf.rank_count)
+        return ERR(err, ERR_PEER, "%" PRIu32 " ranks, a pool of %" PRIu32, worker->conf.rank_count,
                    geometry->rank_count);
     if (!hash128_equal(gguf_digest(worker->file.gguf), geometry->model_digest))
         return ERR(err, ERR_FORMAT, "%s is not the file that the daemon read", worker->conf.model_path);
@@ -210,29 +247,66 @@ static int store_make(struct worker *worker, const struct kern_ops *ops, struct 
         .file = &worker->file,
         .level = ops->name,
         .rank = worker->conf.rank,
-        .rank_count = pages_header(worker->pages)->geometry.rank_count,
+        .rank_count = worker->conf.rank_count,
         .private = worker->conf.private_weights,
         .progress = loading,
         .progress_arg = worker,
     };
-    int r = model_measure(worker->file.gguf, &worker->facts, NULL, ops, &conf.bytes, &conf.content, err);
+    struct shard shard;
+    int r = shard_make(&worker->facts, worker->conf.rank_count, worker->conf.rank, &shard, err);
+    if (r == 0)
+        r = model_measure(worker->file.gguf, &worker->facts, &shard, ops, &conf.bytes, &conf.content, err);
     if (r < 0) return r;
     return store_open(&conf, &worker->store, err);
+}
+
+/* Where the ranks compute together: nothing for one rank. The model's facts are known. */
+static int dist_attach(struct worker *worker, struct err *err)
+{
+    const struct worker_conf *conf = &worker->conf;
+    char part[32];
+    if (conf->rank_count == 1) return 0;
+    const uint64_t kind[] = {pool_layout_sum(), gguf_digest(worker->file.gguf).low,
+                             sizeof(struct exchange_cell), hash64(PACKAGE_VERSION, sizeof PACKAGE_VERSION)};
+    int r = mpi_agree(hash64(kind, sizeof kind), err);
+    if (r < 0) return r;
+    struct dist_conf dist = {
+        .rank = conf->rank,
+        .rank_count = conf->rank_count,
+        .spin_ns_max = worker->dist_spin_ns,
+    };
+    dist.shape = exchange_shape_of(link_limits(worker->link), conf->rank_count);
+    dist.shape.embedding_dims = worker->facts.embedding_dims;
+    dist.shape.attention_dims = worker->facts.head_count * worker->facts.head_dims;
+    dist.shape.feed_forward_dims = worker->facts.feed_forward_dims;
+    (void)snprintf(part, sizeof part, "exchange.%" PRIu32, conf->group); // fits
+    r = segment_open_write(conf->instance, part, &worker->exchange, err);
+    if (r == 0)
+        r = exchange_verify(worker->exchange.base, worker->exchange.bytes, &dist.shape,
+                            link_epoch(worker->link), err);
+    if (r < 0) return r;
+    dist.segment = worker->exchange.base;
+    return dist_open(&dist, &worker->dist, err);
 }
 
 static int model_load(struct worker *worker, struct err *err)
 {
     const struct pool_geometry *geometry = &pages_header(worker->pages)->geometry;
     const struct plan_limits *limits = link_limits(worker->link);
+    uint32_t head_first, head_count;
     int r = gguf_file_open(worker->conf.model_path, &worker->file, err);
     if (r == 0) r = model_facts_read(worker->file.gguf, &worker->facts, err);
     if (r == 0) r = geometry_verify(worker, err);
+    if (r == 0) r = dist_attach(worker, err);
     if (r < 0) return r;
+    pool_rank_heads(geometry->head_count_kv, geometry->rank_count, worker->conf.rank, &head_first,
+                    &head_count);
     struct model_conf conf = {
         .threads = worker->conf.threads,
         .pin_threads = worker->conf.pin,
         .rows_max = limits->tokens_max,
-        .logits_max = step_logits_max(limits),
+        .logits_max = exchange_logits_max(limits),
+        .dist = worker->dist,
         .position_max = positions_of(worker),
         .cache =
             {
@@ -241,7 +315,7 @@ static int model_load(struct worker *worker, struct err *err)
                 .page_count = geometry->page_count,
                 .page_tokens = geometry->page_tokens,
                 .layer_count = geometry->layer_count,
-                .head_count_kv = geometry->head_count_kv,
+                .head_count_kv = head_count,
                 .head_dims = geometry->head_dims,
                 .kv_type = geometry->kv_type,
             },
@@ -259,9 +333,31 @@ static int model_load(struct worker *worker, struct err *err)
     return r;
 }
 
+/* Which rank we are, and our share of threads and, if they are pinned, of CPUs: the ranks of a host share out what one
+ * worker would have, in the order of its CPUs, so that neighbours are near. */
+static int rank_join(struct worker *worker, struct err *err)
+{
+    struct worker_conf *conf = &worker->conf;
+    uint32_t all = conf->threads, count = conf->rank_count;
+    int r = mpi_join(count, &conf->rank, err);
+    if (r < 0) return r;
+    uint32_t first = all * conf->rank / count, next = all * (conf->rank + 1) / count; // both small
+    conf->threads = next > first ? next - first : 1;
+    worker->dist_spin_ns = dist_spin_ns(1, all > count ? all : count);
+    struct cpus cpus;
+    cpus_allowed(&cpus);
+    if (!conf->pin || cpus.count < count) return 0;
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    for (uint32_t i = cpus.count * conf->rank / count; i < cpus.count * (conf->rank + 1) / count; i++)
+        CPU_SET(cpus.ids[i], &set);
+    return sched_setaffinity(0, sizeof set, &set) < 0 ? err_sys(err, errno, "sched_setaffinity") : 0;
+}
+
 static int worker_open(struct worker *worker, struct err *err)
 {
     int r = parent_guard(&worker->conf, err);
+    if (r == 0 && worker->conf.rank_count > 1) r = rank_join(worker, err);
     if (r < 0) return r;
     r = link_attach(worker->conf.instance, worker->conf.group, worker->conf.rank, &worker->link, err);
     if (r < 0) return r;
@@ -276,9 +372,10 @@ static int worker_open(struct worker *worker, struct err *err)
         .epoch = link_epoch(worker->link),
         .rank = worker->conf.rank,
         .threads = worker->conf.threads,
-        .logits_max = step_logits_max(link_limits(worker->link)),
+        .logits_max = exchange_logits_max(link_limits(worker->link)),
         .model = worker->model,
         .pages = worker->pages,
+        .dist = worker->dist,
     };
     r = step_new(&conf, &worker->step, err);
     if (r < 0) return r;
@@ -293,6 +390,8 @@ static void worker_close(struct worker *worker)
     free(worker->plan);
     step_free(worker->step);
     model_close(worker->model);
+    dist_close(worker->dist);
+    segment_close(&worker->exchange);
     store_close(worker->store);
     gguf_file_close(&worker->file);
     pages_close(worker->pages);
@@ -321,7 +420,8 @@ static uint64_t spin_ns_of(const struct worker_conf *conf)
 {
     struct cpus cpus;
     cpus_allowed(&cpus);
-    bool has_spare = cpus.count > conf->threads && cpus_quota_milli("") / 1000 > conf->threads;
+    uint32_t busy = conf->threads > conf->rank_count ? conf->threads : conf->rank_count;
+    bool has_spare = cpus.count > busy && cpus_quota_milli("") / 1000 > busy;
     return has_spare ? spin_ns : 0;
 }
 
@@ -350,22 +450,58 @@ static void ready_note(struct worker *worker)
     link_rank_note(worker->link, text);
 }
 
+/* A rank that is not 0. A plan without a byte is the end. */
+static int follow(struct worker *worker, struct err *err)
+{
+    for (;;) {
+        size_t len, bytes;
+        struct err reason = {0};
+        int r = dist_receive(worker->dist, worker->spin_ns, worker->plan, worker->plan_bytes, &len);
+        if (r < 0) return ERR(err, r, "no plan from rank 0");
+        if (len == 0) return 0;
+        link_rank_beat(worker->link, clock_mono_ns());
+        if (step_run(worker->step, worker->plan, len, NULL, 0, &bytes, &reason) < 0)
+            link_rank_note(worker->link, reason.text); // rank 0 answers, and warns
+        link_rank_beat(worker->link, clock_mono_ns());
+    }
+}
+
 static int serve(struct worker *worker, struct err *err)
 {
     const struct pool_header *header = pages_header(worker->pages);
     ready_note(worker);
     link_rank_set(worker->link, RANK_READY, 1000);
+    if (worker->conf.rank > 0) return follow(worker, err);
     for (;;) {
         size_t len;
         int r = link_plan_wait(worker->link, worker->plan, worker->plan_bytes, worker->spin_ns, wait_ns_max,
                                &len);
-        if (r == -ECANCELED) return 0;
+        if (r == -ECANCELED) return worker->dist ? dist_share(worker->dist, NULL, 0) : 0;
         if (r == -ETIMEDOUT && owner_is_alive(header->daemon_pid, header->daemon_start)) continue;
         if (r == -ETIMEDOUT) return ERR(err, ERR_PEER_DEAD, "the daemon is gone");
         if (r < 0) return ERR(err, r, "the plan ring is broken");
-        r = serve_one(worker, len, err);
+        if (worker->dist) r = dist_share(worker->dist, worker->plan, len);
+        if (r == 0) r = serve_one(worker, len, err);
         if (r < 0) return r;
     }
+}
+
+/* Returns only if it fails: says why as rank 0 would. */
+static int launch(struct worker *worker, char **argv)
+{
+    const struct worker_conf *conf = &worker->conf;
+    struct err err = {0};
+    int r = parent_guard(conf, &err);
+    uint32_t kept = 0;
+    for (uint32_t i = 0; argv[i]; i++)
+        if (strcmp(argv[i], "--launch") != 0) argv[kept++] = argv[i];
+    argv[kept] = NULL;
+    if (r == 0) r = mpi_launch(conf->rank_count, conf->session_dir, argv, &err);
+    if (link_attach(conf->instance, conf->group, 0, &worker->link, NULL) == 0)
+        link_rank_panic(worker->link, err.text);
+    else log_error("%s", err.text);
+    link_close(worker->link);
+    return r;
 }
 
 int main(int argc, char **argv)
@@ -382,10 +518,12 @@ int main(int argc, char **argv)
     signals_ignore();
     oom_score_raise();
     worker.spin_ns = spin_ns_of(&worker.conf); // before the team pins this thread
+    if (worker.conf.launch) return err_exit_status(launch(&worker, argv));
     r = worker_open(&worker, &err);
     if (r == 0) r = serve(&worker, &err);
     if (r < 0 && worker.link) link_rank_panic(worker.link, err.text);
     else if (r < 0) log_error("%s", err.text);
     worker_close(&worker);
+    if (r == 0) mpi_leave();
     return err_exit_status(r);
 }

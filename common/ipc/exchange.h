@@ -70,6 +70,8 @@ void exchange_init(void *base, const struct exchange_shape *shape, uint64_t epoc
 /* Whether it is one of this shape, epoch and build. ERR_FORMAT. */
 int exchange_verify(const void *base, size_t bytes, const struct exchange_shape *shape, uint64_t epoch,
                     struct err *err);
+/* Barriers that its ranks came to, all together: grows as long as a step gets on. Any process that maps it may ask. */
+uint64_t exchange_progress(void *base, uint32_t rank_count);
 /* base: verified, or made here. */
 struct exchange_cell *exchange_cells(void *base);
 uint64_t exchange_note_stride(const struct exchange_shape *shape);

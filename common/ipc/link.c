@@ -461,7 +461,9 @@ void link_rank_status(const struct link *link, uint32_t rank, struct rank_status
     ret_status->state = (enum rank_state)state;
     ret_status->progress_permille = progress <= 1000 ? progress : 1000;
     // Relaxed: numbers to show and to compare with a clock; nothing else hangs on them.
-    ret_status->pid = atomic_load_explicit(&cell->pid, memory_order_relaxed);
+    // Acquire: partner is the release store in link_attach, behind that of start.
+    ret_status->pid = atomic_load_explicit(&cell->pid, memory_order_acquire);
+    ret_status->start = atomic_load_explicit(&cell->start, memory_order_relaxed);
     ret_status->heartbeat_ns = atomic_load_explicit(&cell->heartbeat_ns, memory_order_relaxed);
     ret_status->steps = atomic_load_explicit(&cell->steps, memory_order_relaxed);
     ret_status->weights.low = atomic_load_explicit(&cell->weights_low, memory_order_relaxed); // by state's

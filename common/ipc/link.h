@@ -29,6 +29,7 @@ enum rank_state {
 struct rank_status { // a copy, taken field by field
     enum rank_state state;
     int64_t pid;
+    uint64_t start;             // of that process (owner.h); 0: unknown
     uint32_t progress_permille; // of loading
     uint64_t heartbeat_ns;      // monotonic; the rank renews it at least every step and every second of work
     uint64_t steps;             // steps done in this life

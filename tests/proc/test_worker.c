@@ -324,7 +324,7 @@ static void test_worker_bad_arguments_are_exit_64(void **state)
 {
     (void)state;
     if (!files_found) skip();
-#define COMMON "w", "--instance", "test-none", "--group", "0", "--rank", "0", "--model", model_path
+#define COMMON "w", "--instance", "test-none", "--group", "0", "--ranks", "1", "--model", model_path
     const char *const bad[][16] = {
         {"w", NULL},
         {COMMON, "--threads", "1", NULL},

@@ -78,6 +78,12 @@ void *pages_payload(const struct pages *pages)
     return payload;
 }
 
+uint64_t pages_bytes(const struct pages *pages)
+{
+    (void)pages;
+    return header.geometry.page_bytes;
+}
+
 uint64_t pages_sum(const struct pages *pages, uint32_t page_idx)
 {
     (void)pages;

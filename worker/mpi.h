@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* mpi - a group of ranks as Open MPI starts it: who we are in it, and that all of us are of one kind.
+ *
+ * mpi.c is the one file that knows MPI, mpi_none.c stands for it in a build without. MPI starts the ranks and tells
+ * them apart; steps are computed through memory that they share (dist.h), so that MPI, which spins where it waits, is
+ * silent from READY on. Called by the worker's main thread only. */
+#ifndef KVASIR_WORKER_MPI_H
+#define KVASIR_WORKER_MPI_H
+
+#include <stdint.h>
+
+#include "common/base/err.h"
+
+/* Becomes mpirun, which starts rank_count times argv, with "--parent-pid" and its process added. session_dir: ours
+ * alone, for all files of MPI; whoever ends the group removes it. Returns with an error only: ERR_CONFIG where no
+ * mpirun is there or root has not consented (OMPI_ALLOW_RUN_AS_ROOT), ERR_UNSUPPORTED without MPI. */
+int mpi_launch(uint32_t rank_count, const char *session_dir, char **argv, struct err *err);
+
+/* In a process that mpirun started. ERR_PEER when the group has not rank_count ranks. */
+int mpi_join(uint32_t rank_count, uint32_t *ret_rank, struct err *err);
+/* All ranks give their kind: 0, or ERR_VERSION when one differs. Waits for all. */
+int mpi_agree(uint64_t kind, struct err *err);
+void mpi_leave(void); // at a clean end; waits for all. Nothing where mpi_join was not called
+
+#endif
