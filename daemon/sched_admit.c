@@ -229,10 +229,10 @@ static enum look admit(struct step *step, uint32_t slot)
     seq->group = sched_group_pick(sched, step->group_idx);
     sched_seq_move(sched, slot, SEQ_RUNNING);
     sched->prefix_queries += seq->token_count;
+    step->admitted_count++; // nobody is to go for its tail's copy: see sched_page_add
     tail_take(step, slot, spare);
     sched->prefix_hits += seq->computed;
     step->prefill_count += sched_rows_wanted(seq) > 1;
-    step->admitted_count++;
     seq->overtaken = 0;
     seq->blocked_ns = 0;
     if (!seq->admitted) {

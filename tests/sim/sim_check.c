@@ -79,40 +79,68 @@ static bool comes_before(const struct sim *sim, const struct sim_client *a, cons
     return due_a != due_b ? due_a < due_b : a->order < b->order;
 }
 
-/* Where no target bounds a step: whoever has a place for a row gets one, or all rows are given. A suspect is planned alone. */
-static void check_rows(const struct sim *sim, const struct plan_view *plan)
+static bool has_place(const struct seq *seq)
+{
+    return seq->page_count * PAGE_TOKENS > seq->computed;
+}
+
+/* Where no target bounds a step: whoever of the group has a place for a row gets one, or all rows are given. A suspect is
+ * planned alone. */
+static void check_rows(const struct sim *sim, uint32_t group, const struct plan_view *plan)
 {
     const struct sched *sched = sim->sched;
     if (sim->conf.itl_target_ns != UINT64_MAX) return;
     for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next) {
         const struct seq *seq = &sched->seqs[slot];
-        if (seq->losses >= SCHED_LOSSES_ALONE && seq->rows_in_flight) return;
+        if (seq->group == group && seq->losses >= SCHED_LOSSES_ALONE && seq->rows_in_flight) return;
     }
     for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next) {
         const struct seq *seq = &sched->seqs[slot];
-        bool has_place = seq->page_count * PAGE_TOKENS > seq->computed;
-        if (seq->rows_in_flight || !has_place || seq->paused || seq->score_prompt) continue;
+        if (seq->group != group) continue;
+        if (seq->rows_in_flight || !has_place(seq) || seq->paused || seq->score_prompt) continue;
         LAW(seq->losses >= SCHED_LOSSES_ALONE || plan->header->token_count == sim->conf.tokens_max);
     }
 }
 
-/* Nobody starves: the first in the order of those that run gets on in every step, unless one that may have killed the
- * worker is tried alone, or is what came in first in this very step: the next one is its own. */
-static void check_first(struct sim *sim, const struct plan_view *plan)
+/* The first in the order of those that run, of one group or (GROUPS_MAX) of all. */
+static struct sim_client *first_of(struct sim *sim, uint32_t group)
 {
-    const struct sim_client *first = NULL;
+    struct sim_client *first = NULL;
     for (int i = 0; i < SIM_CLIENTS; i++) {
-        const struct sim_client *client = &sim->clients[i];
-        struct sched_seq_info info;
+        struct sim_client *client = &sim->clients[i];
         if (!client->live || client->paused || (first && comes_before(sim, first, client))) continue;
-        sched_seq_info(sim->sched, client->seq_id, &info);
-        if (info.running) first = client;
+        const struct seq *seq = sched_seq_find(sim->sched, client->seq_id);
+        if (seq->state == SEQ_RUNNING && (group == GROUPS_MAX || seq->group == group)) first = client;
     }
+    return first;
+}
+
+static bool others_fly(const struct sim *sim, uint32_t group)
+{
+    bool flies = false;
+    for (uint32_t i = 0; i < sim->group_count; i++) flies |= i != group && sim->groups[i].flies;
+    return flies;
+}
+
+enum { PASSED_MAX = 2 * SIM_GROUPS };
+
+/* Nobody starves: the first in the order of those that run gets on in every step of its group, unless one that may have
+ * killed the worker is tried alone, or is what came in first in this very step: the next one is its own. What steps of
+ * other groups hold it may have to wait for, the first of all not for long. */
+static void check_first(struct sim *sim, uint32_t group, const struct plan_view *plan)
+{
+    struct sim_client *first = first_of(sim, group), *first_of_all = first_of(sim, GROUPS_MAX);
     LAW(first != NULL);
     for (uint32_t i = 0; i < plan->header->seq_count; i++) {
-        const struct sim_client *client = sim_client_of(sim, plan->seqs[i].seq_id);
+        struct sim_client *client = sim_client_of(sim, plan->seqs[i].seq_id);
+        client->passed = 0;
         if (client == first) return;
         if (client->losses >= SCHED_LOSSES_ALONE && plan->header->seq_count == 1) return;
+    }
+    if (others_fly(sim, group) && !has_place(sched_seq_find(sim->sched, first->seq_id))) {
+        first->passed += first == first_of_all;
+        LAW(first->passed <= PASSED_MAX);
+        return;
     }
     LAW(first->losses >= SCHED_LOSSES_ALONE && !sim->was_running[first - sim->clients]);
 }
@@ -129,8 +157,8 @@ void sim_note_running(struct sim *sim)
 }
 
 /* Whoever comes in leaves pages enough for all the tokens of those that run, itself among them; and nobody comes in
- * where somebody who was not paused had to go, unless that left nobody to get on. */
-static void check_admission(const struct sim *sim)
+ * where somebody who was not paused had to go, unless that left nobody to get on in this group's step. */
+static void check_admission(const struct sim *sim, uint32_t group)
 {
     const struct sched *sched = sim->sched;
     uint64_t need = 0, preempted = sched->preemptions - sim->preempted_before, gave_way = 0;
@@ -144,22 +172,29 @@ static void check_admission(const struct sim *sim)
         const struct seq *seq = sim->clients[i].live ? sched_seq_find(sched, sim->clients[i].seq_id) : NULL;
         if (!seq) continue;
         admitted |= seq->state == SEQ_RUNNING && !sim->was_running[i];
-        stayed |= seq->state == SEQ_RUNNING && sim->was_running[i] && !sim->clients[i].paused &&
-                  seq->preempt_count == sim->preempts[i];
+        stayed |= seq->state == SEQ_RUNNING && seq->group == group && sim->was_running[i] &&
+                  !sim->clients[i].paused && seq->preempt_count == sim->preempts[i] &&
+                  (sim->group_count == 1 || has_place(seq)); // others' pages may be all there are
         gave_way += seq->state == SEQ_WAITING && sim->was_running[i] && sim->clients[i].paused;
     }
     if (!admitted) return;
     LAW(need <= pool_free_count(sim->pool) + (uint64_t)prefix_idle_count(sim->prefix));
-    LAW(preempted <= gave_way || !stayed);
+    LAW(preempted <= gave_way || !stayed || others_fly(sim, group));
 }
 
 void sim_check_idle(struct sim *sim)
 {
+    uint32_t waits = 0, runs = 0;
+    LAW(!sched_is_barred(sim->sched));
     for (int i = 0; i < SIM_CLIENTS; i++) {
         const struct seq *seq = sim->clients[i].live ? sched_seq_find(sim->sched, sim->clients[i].seq_id)
                                                      : NULL;
-        LAW(!seq || seq->state != SEQ_RUNNING || sim->clients[i].paused); // nobody who runs could get on
+        if (!seq || seq->state != SEQ_RUNNING || sim->clients[i].paused) continue;
+        runs++;
+        waits += sim->groups[seq->group].down > 0 && seq->losses >= SCHED_LOSSES_ALONE;
     }
+    /* Nobody who runs could get on, unless all pages are with one that may have killed the worker that it waits for. */
+    LAW(runs == 0 || waits > 0);
 }
 
 /* The worker will find a damaged page and compute nothing. */
@@ -173,8 +208,9 @@ static bool will_be_refused(const struct sim *sim, const struct plan_view *plan)
     return false;
 }
 
-void sim_check_plan(struct sim *sim, const struct plan_view *plan)
+void sim_check_plan(struct sim *sim, uint32_t group)
 {
+    const struct plan_view *plan = &sim->groups[group].plan;
     uint32_t rows = 0, score_rows = 0, copies = 0;
     bool refused = will_be_refused(sim, plan);
     for (uint32_t i = 0; i < plan->header->seq_count; i++) {
@@ -192,9 +228,9 @@ void sim_check_plan(struct sim *sim, const struct plan_view *plan)
     LAW(rows <= sim->conf.tokens_max);
     LAW(plan->header->seq_count <= sim->conf.seqs_max);
     LAW(score_rows <= PLAN_SCORE_ROWS_MAX);
-    check_first(sim, plan);
-    check_rows(sim, plan);
-    check_admission(sim);
+    check_first(sim, group, plan);
+    check_rows(sim, group, plan);
+    check_admission(sim, group);
 }
 
 enum { SEEN_PLACES = 512 }; // more than twice the pages of the largest world
@@ -232,8 +268,36 @@ static void check_seals(struct sim *sim)
     }
 }
 
+static bool page_is_there(const struct sim *sim, uint32_t page_idx, uint32_t generation)
+{
+    const struct page_desc *desc = pool_desc(sim->pool, page_idx);
+    return desc->state != PAGE_FREE && desc->generation == generation && desc->refcount > 0;
+}
+
+/* What a step in flight reads or writes is there, and stays what it was, whatever became of other groups' steps; what it
+ * writes is in no other step. */
+static void check_flights(const struct sim *sim)
+{
+    uint32_t writers[SEEN_PLACES] = {0};
+    for (uint32_t at = 0; at < sim->group_count; at++) {
+        const struct plan_view *plan = &sim->groups[at].plan;
+        LAW(sim->groups[at].flies == sched_in_flight(sim->sched, at));
+        for (uint32_t i = 0; sim->groups[at].flies && i < plan->header->seq_count; i++) {
+            const struct plan_seq *seq = &plan->seqs[i];
+            for (uint32_t k = 0; k < seq->page_count; k++) {
+                struct plan_page page = plan->pages[seq->page_first + k];
+                LAW(page_is_there(sim, page.page_idx, page.generation));
+                if (k >= seq->pos_first / PAGE_TOKENS) LAW(writers[page.page_idx]++ == 0);
+            }
+        }
+        for (uint32_t i = 0; sim->groups[at].flies && i < plan->header->copy_count; i++)
+            LAW(page_is_there(sim, plan->copies[i].page_idx, plan->copies[i].generation));
+    }
+}
+
 void sim_check_pool(struct sim *sim)
 {
+    check_flights(sim);
     struct err err = {0};
     LAW(pool_free_count(sim->pool) + pool_filling_count(sim->pool) + pool_sealed_count(sim->pool) ==
         sim->page_count);

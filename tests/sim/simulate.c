@@ -82,10 +82,12 @@ static void report(const struct sim_counts *sum, uint64_t seeds, double seconds)
            sum->evicted, sum->hits, sum->queries, sum->copies);
     printf("workers died before %" PRIu64 ", taken %" PRIu64 ", amidst %" PRIu64 ", untold %" PRIu64
            ", told %" PRIu64 "; refused %" PRIu64 ", lied %" PRIu64 "\n%" PRIu64 " daemons died, %" PRIu64
-           " pages adopted; %" PRIu64 " pages damaged, %" PRIu64 " met and found\n",
+           " pages adopted; %" PRIu64 " pages damaged, %" PRIu64 " met and found\n%" PRIu64
+           " plans beside another group's step, %" PRIu64 " changes of group, %" PRIu64 " answers in doubt\n",
            sum->faults[SIM_DIES_BEFORE], sum->faults[SIM_DIES_TAKEN], sum->faults[SIM_DIES_AMIDST],
            sum->faults[SIM_DIES_UNTOLD], sum->faults[SIM_DIES_TOLD], sum->faults[SIM_REFUSES],
-           sum->faults[SIM_LIES], sum->faults[SIM_DAEMON_DIES], sum->adopted, sum->damaged, sum->found);
+           sum->faults[SIM_LIES], sum->faults[SIM_DAEMON_DIES], sum->adopted, sum->damaged, sum->found,
+           sum->overlaps, sum->moves, sum->voids);
 }
 
 int main(int argc, char **argv)

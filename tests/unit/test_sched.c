@@ -124,6 +124,69 @@ static void test_sched_paused_give_way(void **state)
     sim_close(&sim);
 }
 
+/* The first of two groups is at work: who comes then is the other's, and neither takes a page from the other's step. */
+static void test_sched_groups_work_beside_each_other(void **state)
+{
+    (void)state;
+    static struct sim sim;
+    sim_open_quiet_groups(&sim, 20, 2);
+    struct sim_client *first = sim_submit(&sim, 0, 1, 20, 10);
+    assert_int_equal(sim_plan_quiet(&sim, 0), 1);
+    assert_int_equal(sim_plan_quiet(&sim, 1), 0);
+    struct sim_client *second = sim_submit(&sim, 1, 30, 20, 10);
+    assert_int_equal(sim_plan_quiet(&sim, 1), 1);
+    assert_int_equal(sched_group_running(sim.sched, 1), 1);
+    sim_answer_quiet(&sim, 1); // overtakes
+    sim_answer_quiet(&sim, 0);
+    assert_int_equal(first->output_count, 1);
+    assert_int_equal(second->output_count, 1);
+    while (sim_step_quiet(&sim) > 0) continue;
+    assert_false(first->live || second->live);
+    sim_close(&sim);
+}
+
+/* A prompt whose front another group computes waits for it, and then finds it. */
+static void test_sched_groups_share_what_they_compute(void **state)
+{
+    (void)state;
+    static struct sim sim;
+    sim_open_quiet_groups(&sim, 20, 2);
+    (void)sim_submit(&sim, 0, 1, 60, 10);
+    assert_int_equal(sim_plan_quiet(&sim, 0), 1);
+    assert_int_equal(sim_plan_quiet(&sim, 1), 0);
+    struct sim_client *again = sim_submit(&sim, 1, 1, 60, 10);
+    assert_int_equal(sim_plan_quiet(&sim, 1), 0); // held, not computed again
+    sim_answer_quiet(&sim, 0);
+    assert_int_equal(sim_plan_quiet(&sim, 0), 1); // a decode; the other has fewer
+    assert_int_equal(sim_plan_quiet(&sim, 1), 1);
+    assert_int_equal(cached_of(&sim, again), 48); // what is in full pages by then
+    sim_answer_quiet(&sim, 0);
+    sim_answer_quiet(&sim, 1);
+    while (sim_step_quiet(&sim) > 0) continue;
+    assert_memory_equal(again->tokens, sim.clients[0].tokens, sizeof again->tokens);
+    sim_close(&sim);
+}
+
+/* What the dead one had goes on in the other; the other's step, which may have read what the dead one wrote, is planned
+ * again. */
+static void test_sched_groups_outlive_one_worker(void **state)
+{
+    (void)state;
+    static struct sim sim;
+    sim_open_quiet_groups(&sim, 40, 2);
+    for (uint32_t group = 0; group < 2; group++)
+        assert_int_equal(sim_plan_quiet(&sim, group), 0); // both are there
+    for (int i = 0; i < 4; i++) (void)sim_submit(&sim, i, 10 * (uint32_t)i, 20, 10);
+    assert_true(sim_plan_quiet(&sim, 0) > 0);
+    assert_true(sim_plan_quiet(&sim, 1) > 0);
+    sim_kill_quiet(&sim, 0);
+    sim_answer_quiet(&sim, 1);
+    for (int i = 0; i < 4; i++) assert_int_equal(sim.clients[i].output_count, 0);
+    while (sim_plan_quiet(&sim, 1) > 0) sim_answer_quiet(&sim, 1); // the first does not come back
+    for (int i = 0; i < 4; i++) assert_int_equal(sim.clients[i].output_count, 10);
+    sim_close(&sim);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -132,6 +195,9 @@ int main(void)
         cmocka_unit_test(test_sched_lives_with_a_pool_exactly_full),
         cmocka_unit_test(test_sched_takes_no_page_from_the_planned),
         cmocka_unit_test(test_sched_paused_give_way),
+        cmocka_unit_test(test_sched_groups_work_beside_each_other),
+        cmocka_unit_test(test_sched_groups_share_what_they_compute),
+        cmocka_unit_test(test_sched_groups_outlive_one_worker),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
