@@ -205,9 +205,31 @@ static void completions_pop(struct engine *engine)
 
 /* ---- the group's callbacks ---- */
 
+/* Nothing is planned before a worker is ready, so that no adopted page is read before this. A build may also be replaced
+ * while we live: then sequences compute anew what the one before had computed. */
+static void producer_take(struct engine *engine, uint64_t producer)
+{
+    uint32_t pool_count = 0, tier_count = 0;
+    if (pool_producer(engine->pool) != producer) {
+        if (engine->offload) offload_abandon(engine->offload);
+        pool_count = sched_forget(engine->sched, clock_mono_ns());
+        CHECK(pool_sealed_count(engine->pool) == 0);
+        pool_stamp(engine->pool, producer);
+    }
+    if (engine->offload) tier_count = offload_begin(engine->offload, producer);
+    if (pool_count + tier_count > 0)
+        engine->conf.callbacks->on_foreign(engine->conf.owner, pool_count, tier_count);
+}
+
 static void group_ready(void *owner)
 {
     struct engine *engine = owner;
+    uint64_t producer = group_producer(engine->group);
+    if (producer == 0) { // a worker of this layout of the link says it
+        group_kill(engine->group, "no word on the bits of its kernels");
+        return;
+    }
+    producer_take(engine, producer);
     engine->ever_ready = true;
     engine->conf.callbacks->on_ready(engine->conf.owner);
     engine_dirty(engine);
@@ -239,6 +261,10 @@ static void group_lost(void *owner, const char *reason)
     completions_pop(engine); // what it finished before it died counts
     if (sched_in_flight(engine->sched, 0)) step_lost(engine);
     sched_distrust(engine->sched, 0);
+    if (group_is_wild(engine->group)) {
+        sched_refill(engine->sched);
+        if (engine->offload) offload_abandon(engine->offload); // what is read was compared already
+    }
     step_report(engine, false);
     engine->conf.callbacks->on_turn(engine->conf.owner);
     engine->conf.callbacks->on_lost(engine->conf.owner, reason);

@@ -34,6 +34,9 @@ struct engine_callbacks {
     void (*on_lost)(void *owner, const char *reason);
     /* bad_count cached pages were not what was sealed; with what hangs on them, dropped_count are gone. */
     void (*on_corrupt)(void *owner, uint32_t bad_count, uint32_t dropped_count);
+    /* The worker's kernels give other bits than those which computed what is cached: pages of the pool were dropped, of
+     * the tier are not found. */
+    void (*on_foreign)(void *owner, uint32_t pool_count, uint32_t tier_count);
     void (*on_failed)(void *owner, int exit_status, const char *reason);
     void (*on_step)(void *owner, const struct engine_step *step);
     void (*on_turn)(void *owner); // after events, when the next plan is on its way or none is to be had

@@ -48,6 +48,7 @@ struct group {
     struct hash128 weights[RANKS_MAX]; // (rank_count) shared by our workers, kept by us
     int weights_fds[RANKS_MAX];        // -1: none
     bool ever_ready;
+    bool wild;   // how the last life ended: group_is_wild
     bool useful; // this life has answered a step
     uint32_t progress;
     char killed_for[256];  // why we killed it ourselves, "" otherwise
@@ -168,6 +169,7 @@ static void backoff_over(uv_timer_t *timer)
     group_move(group, GROUP_STARTING);
     group->restarts++;
     if (worker_start(group, &err) == 0) return;
+    group->wild = false; // there was nobody
     group_move(group, GROUP_WAITING);
     group->conf.callbacks->on_lost(group->conf.owner, err.text);
     backoff_start(group);
@@ -191,6 +193,7 @@ static void group_died(struct group *group, int status, int signal)
 {
     char text[LINK_PANIC_BYTES];
     death_describe(group, status, signal, text, sizeof text);
+    group->wild = group->killed_for[0] || (signal != SIGKILL && signal != SIGTERM);
     group_step_end(group);
     if (group->ranks) ranks_rest(group->ranks);
     if (group->state == GROUP_STOPPING) {
@@ -499,6 +502,18 @@ void group_note(const struct group *group, char *text, size_t text_bytes)
 int64_t group_pid(const struct group *group)
 {
     return group->process.pid;
+}
+
+bool group_is_wild(const struct group *group)
+{
+    return group->wild;
+}
+
+uint64_t group_producer(const struct group *group)
+{
+    struct rank_status rank;
+    link_rank_status(group->link, 0, &rank);
+    return rank.producer;
 }
 
 uint64_t group_restarts(const struct group *group)

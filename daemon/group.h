@@ -11,6 +11,7 @@
 #ifndef KVASIR_DAEMON_GROUP_H
 #define KVASIR_DAEMON_GROUP_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include <uv.h>
@@ -73,6 +74,9 @@ enum group_state group_state(const struct group *group);
 struct link *group_link(struct group *group);
 void group_note(const struct group *group, char *text, size_t text_bytes); // what the worker says of itself
 int64_t group_pid(const struct group *group); // of the worker, or of mpirun; 0: none
+/* In on_lost: it may have written anywhere before it died. Not where it was killed from outside. */
+bool group_is_wild(const struct group *group);
+uint64_t group_producer(const struct group *group); // what its kernels' bits are (link.h), once it is ready
 uint64_t group_restarts(const struct group *group);
 void group_step_begin(struct group *group); // a plan was pushed: the stall watch runs
 void group_step_done(struct group *group); // its answer was good: if it dies now, it is started again at once

@@ -8,7 +8,7 @@
 #include "common/base/check.h"
 #include "common/base/clock.h"
 
-enum { WRITE_BATCH = 8, LOADS_MAX = 64, HELD_MAX = 4, RATE_ROWS_MIN = 32 };
+enum { WRITE_BATCH = 8, LOOKS_MAX = 512, LOADS_MAX = 64, HELD_MAX = 4, RATE_ROWS_MIN = 32 };
 #define WAIT_NS_MAX UINT64_C(2000000000)  // until a prompt's turn to be read
 #define HOLD_NS_MAX UINT64_C(5000000000)  // for a sequence that is not admitted
 #define FLUSH_NS_MAX UINT64_C(5000000000) // of offload_free
@@ -51,8 +51,10 @@ struct offload {
     uint32_t page_count, queue_first, queue_count;
     uint8_t *copy; // owned, (page_bytes): of the page in hand
     struct out outs[WRITE_BATCH];
-    uint32_t out_count; // > 0: work_out runs
+    uint32_t out_count;
+    bool is_writing; // work_out runs
     uv_work_t work_out;
+    uint64_t producer; // of what the pool holds; 0: not known yet, nothing goes out or in
 
     struct loads queued, held;
     struct load *reading; // work_in runs
@@ -145,6 +147,7 @@ static void write_done(uv_work_t *work, int status)
         offload->pages_written += is_good;
     }
     offload->out_count = 0;
+    offload->is_writing = false;
     write_next(offload);
 }
 
@@ -152,7 +155,8 @@ static bool page_identify(const struct offload *offload, uint32_t page_idx, stru
 {
     const struct page_desc *desc = pool_desc(offload->conf.pool, page_idx);
     if (desc->state != PAGE_SEALED) return false;
-    *ret_page = (struct tier_page){.key = desc->key, .sum = pool_sums(offload->conf.pool, page_idx)[0]};
+    *ret_page = (struct tier_page){
+        .key = desc->key, .producer = offload->producer, .sum = pool_sums(offload->conf.pool, page_idx)[0]};
     if (desc->parent != PAGE_NONE) ret_page->parent_key = pool_desc(offload->conf.pool, desc->parent)->key;
     memcpy(ret_page->tokens, pool_tokens(offload->conf.pool, page_idx), sizeof ret_page->tokens);
     return true;
@@ -160,12 +164,15 @@ static bool page_identify(const struct offload *offload, uint32_t page_idx, stru
 
 static void free_now(struct offload *offload);
 
+/* After LOOKS_MAX pages that are there already the loop has its turn: the thread is asked for nothing. */
 static void write_next(struct offload *offload)
 {
     struct tier *tier = offload->conf.tier;
-    if (offload->out_count > 0) return;
+    if (offload->is_writing) return;
     bool gives_up = offload->closing && clock_mono_ns() > offload->flush_until_ns;
-    while (!gives_up && offload->queue_count > 0 && offload->out_count < WRITE_BATCH) {
+    for (uint32_t looks = 0;
+         !gives_up && offload->queue_count > 0 && offload->out_count < WRITE_BATCH && looks < LOOKS_MAX;
+         looks++) {
         struct out out = {.page_idx = offload->queue[offload->queue_first]};
         offload->queue_first = (offload->queue_first + 1) % offload->page_count;
         offload->queue_count--;
@@ -177,7 +184,8 @@ static void write_next(struct offload *offload)
         if (is_there || tier->ops->reserve(tier, &out.place) < 0) continue;
         offload->outs[offload->out_count++] = out;
     }
-    if (offload->out_count > 0) {
+    if (offload->out_count > 0 || (offload->queue_count > 0 && !gives_up)) {
+        offload->is_writing = true;
         offload->work_out.data = offload;
         int r = uv_queue_work(offload->conf.loop, &offload->work_out, write_work, write_done);
         CHECK(r == 0); // fails without a function only
@@ -186,13 +194,32 @@ static void write_next(struct offload *offload)
     }
 }
 
-void offload_sealed(struct offload *offload, uint32_t page_idx)
+static void queue_push(struct offload *offload, uint32_t page_idx)
 {
     if (offload->is_queued[page_idx]) return;
     uint32_t at = (offload->queue_first + offload->queue_count++) % offload->page_count;
     offload->queue[at] = page_idx;
     offload->is_queued[page_idx] = true;
+}
+
+void offload_sealed(struct offload *offload, uint32_t page_idx)
+{
+    CHECK(offload->producer != 0);
+    queue_push(offload, page_idx);
     write_next(offload);
+}
+
+uint32_t offload_begin(struct offload *offload, uint64_t producer)
+{
+    struct tier_stats stats;
+    CHECK(producer != 0);
+    if (offload->producer == producer || offload->closing) return 0;
+    offload->producer = producer;
+    for (uint32_t i = 0; i < offload->page_count; i++)
+        if (pool_desc(offload->conf.pool, i)->state == PAGE_SEALED) queue_push(offload, i);
+    write_next(offload);
+    offload->conf.tier->ops->stats(offload->conf.tier, &stats);
+    return stats.page_count - offload->conf.tier->ops->count(offload->conf.tier, producer);
 }
 
 /* ---- in ---- */
@@ -226,9 +253,10 @@ static struct load *load_new(uint64_t seq_id, struct hash128 root_key, const uin
 }
 
 /* The next page of a chain, by what it must be. */
-static struct tier_page page_wanted(struct hash128 parent_key, const uint32_t *tokens, bool is_first)
+static struct tier_page page_wanted(const struct offload *offload, struct hash128 parent_key,
+                                    const uint32_t *tokens, bool is_first)
 {
-    struct tier_page page = {.key = prefix_key(parent_key, tokens)};
+    struct tier_page page = {.key = prefix_key(parent_key, tokens), .producer = offload->producer};
     if (!is_first) page.parent_key = parent_key;
     memcpy(page.tokens, tokens, sizeof page.tokens);
     return page;
@@ -240,7 +268,7 @@ bool offload_fetch(struct offload *offload, uint64_t seq_id, struct hash128 root
     struct tier *tier = offload->conf.tier;
     struct hash128 key = root_key;
     uint32_t page_max = count / PAGE_TOKENS, page = 0, found = 0;
-    if (offload->queued.count >= LOADS_MAX || offload->closing) return false;
+    if (offload->queued.count >= LOADS_MAX || offload->closing || offload->producer == 0) return false;
     for (uint32_t parent = PAGE_NONE; page < page_max; page++) {
         struct hash128 next = prefix_key(key, tokens + page * PAGE_TOKENS);
         parent = prefix_find(offload->conf.prefix, next, parent, tokens + page * PAGE_TOKENS);
@@ -248,7 +276,7 @@ bool offload_fetch(struct offload *offload, uint64_t seq_id, struct hash128 root
         key = next;
     }
     for (; page < page_max; page++, found++) {
-        struct tier_page want = page_wanted(key, tokens + page * PAGE_TOKENS, page == 0);
+        struct tier_page want = page_wanted(offload, key, tokens + page * PAGE_TOKENS, page == 0);
         if (tier->ops->find(tier, &want) == TIER_NONE) break;
         key = want.key;
     }
@@ -292,7 +320,7 @@ static void load_prepare(struct offload *offload, struct load *load)
     }
     load->front_count = page;
     for (; page < load->page_max; page++) {
-        struct tier_page want = page_wanted(key, load->tokens + page * PAGE_TOKENS, page == 0);
+        struct tier_page want = page_wanted(offload, key, load->tokens + page * PAGE_TOKENS, page == 0);
         uint32_t place = tier->ops->find(tier, &want);
         if (place == TIER_NONE || !page_grant(offload, &load->pages[page])) return;
         load->wants[load->read_count] = want;
@@ -448,7 +476,7 @@ void offload_stats(const struct offload *offload, struct offload_stats *ret_stat
 
 static void free_now(struct offload *offload)
 {
-    if (offload->reading || offload->out_count > 0) return; // its callback comes here again
+    if (offload->reading || offload->is_writing) return; // its callback comes here again
     void (*on_freed)(void *) = offload->on_freed;
     void *arg = offload->on_freed_arg;
     (void)offload_yield(offload); // what was held stays cached

@@ -187,6 +187,11 @@ bool sched_is_barred(const struct sched *sched);
  * other groups' steps have just read counts as not read, and what the group had goes to those that live. Its step is not
  * in flight any more. */
 void sched_distrust(struct sched *sched, uint32_t group);
+/* After sched_distrust: part-filled pages, which have no checksum, may be damaged. What is in them is computed again. */
+void sched_refill(struct sched *sched);
+/* What is cached counts no more: every running sequence waits in its place of the order and computes all of it anew.
+ * No step of any group is in flight. -> pages dropped. */
+uint32_t sched_forget(struct sched *sched, uint64_t now_ns);
 
 /* Whether the sequence is there still: an owner told of one event may remove the sequence of a later one. */
 bool sched_has(const struct sched *sched, uint64_t seq_id);

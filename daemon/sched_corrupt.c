@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* sched_corrupt - cached pages that are not what was sealed: out of the index, out of the sequences that hold them. That
- * takes a moment in which no step is in flight, since one of another group may be reading them. */
+/* sched_corrupt - pages that are not to be read again: cached ones that are not what was sealed, or all of them, out of
+ * the index and out of the sequences that hold them; part-filled ones, which have no checksum, to be filled anew.
+ * Pages are dropped at a moment in which no step is in flight, since one of another group may be reading them. */
 #include <string.h>
 
 #include "common/base/check.h"
@@ -40,6 +41,33 @@ uint32_t sched_bads_drop(struct sched *sched, uint64_t now_ns)
         sched_seq_move(sched, slot, SEQ_WAITING);
         seq->look_step = 0; // what it would find in the cache has changed
     }
+    (void)pins_remove_marked(prefix_pins(sched->prefix), sched->bad_marks, now_ns); // their owner asks again
+    return prefix_drop_marked(sched->prefix, sched->bad_marks);
+}
+
+void sched_refill(struct sched *sched)
+{
+    for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next) {
+        struct seq *seq = &sched->seqs[slot];
+        uint32_t part = seq->computed % PAGE_TOKENS;
+        if (seq->rows_in_flight > 0) CHECK(sched->groups[seq->group].is_void); // nothing of it is booked
+        if (part == 0 || seq->tail_page != PAGE_NONE) continue; // of a tail nothing was copied yet
+        pool_empty(sched->pool, seq->pages[seq->computed / PAGE_TOKENS].page_idx);
+        seq->computed -= part;
+    }
+}
+
+uint32_t sched_forget(struct sched *sched, uint64_t now_ns)
+{
+    CHECK(!sched_flies_any(sched));
+    for (uint32_t slot = sched->running.first, next; slot != SEQ_NONE; slot = next) {
+        next = sched->seqs[slot].next;
+        sched_seq_release_pages(sched, &sched->seqs[slot], now_ns);
+        sched_seq_move(sched, slot, SEQ_WAITING);
+    }
+    for (uint32_t slot = sched->waiting.first; slot != SEQ_NONE; slot = sched->seqs[slot].next)
+        sched->seqs[slot].look_step = 0; // what it found in the cache is gone
+    memset(sched->bad_marks, 1, pool_geometry(sched->pool)->page_count);
     (void)pins_remove_marked(prefix_pins(sched->prefix), sched->bad_marks, now_ns); // their owner asks again
     return prefix_drop_marked(sched->prefix, sched->bad_marks);
 }

@@ -184,6 +184,18 @@ static void engine_corrupt(void *owner, uint32_t bad_count, uint32_t dropped_cou
     if (server->pinned) pinned_refresh(server->pinned);
 }
 
+static void engine_foreign(void *owner, uint32_t pool_count, uint32_t tier_count)
+{
+    (void)owner;
+    if (pool_count > 0)
+        log_warn("%" PRIu32
+                 " cached pages are dropped: another build, or other kernels, computed them, which differ "
+                 "from these in some bits",
+                 pool_count);
+    if (tier_count > 0)
+        log_info("%" PRIu32 " pages of the cache file are of other kernels and not used", tier_count);
+}
+
 static void engine_failed(void *owner, int exit_status, const char *reason)
 {
     struct server *server = owner;
@@ -221,6 +233,7 @@ static const struct engine_callbacks engine_callbacks = {
     .on_progress = engine_progress,
     .on_lost = engine_lost,
     .on_corrupt = engine_corrupt,
+    .on_foreign = engine_foreign,
     .on_failed = engine_failed,
     .on_step = engine_stepped,
     .on_turn = engine_turned,

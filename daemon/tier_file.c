@@ -16,23 +16,21 @@
 
 #define FILE_MAGIC UINT64_C(0x315245495456534B)   // "KSVTIER1", little-endian
 #define RECORD_MAGIC UINT64_C(0x314547415056534B) // "KSVPAGE1"
-enum { FILE_VERSION = 1, BLOCK_BYTES = 4096 };
+enum { FILE_VERSION = 2, BLOCK_BYTES = 4096 };
 
 struct file_header { // at 0; the rest of its block is zero
     uint64_t magic;
     uint32_t version, place_count;
     struct pool_geometry geometry; // page_count 0
-    struct hash128 producer;
     uint64_t sum; // hash64 of what is before it
 };
 
 struct file_record {
     uint64_t magic;
     struct tier_page page;
-    uint64_t reserved[1];
     uint64_t sum; // hash64 of what is before it
 };
-static_assert(sizeof(struct file_record) == 128, "file v1");
+static_assert(sizeof(struct file_record) == 128, "file v2");
 
 enum place_state { PLACE_EMPTY, PLACE_WRITING, PLACE_FILLED };
 
@@ -132,7 +130,8 @@ static uint32_t file_find(struct tier *tier, struct tier_page *page)
     struct tier_file *file = file_of(tier);
     for (uint32_t i = *bucket_of(file, page->key); i != TIER_NONE; i = file->places[i].next) {
         const struct tier_page *its = &file->places[i].page;
-        if (!hash128_equal(its->key, page->key) || !hash128_equal(its->parent_key, page->parent_key))
+        if (!hash128_equal(its->key, page->key) || !hash128_equal(its->parent_key, page->parent_key) ||
+            its->producer != page->producer)
             continue;
         if (memcmp(its->tokens, page->tokens, sizeof page->tokens) != 0) continue;
         page->sum = its->sum;
@@ -199,9 +198,19 @@ static void file_drop(struct tier *tier, uint32_t place, const struct tier_page 
     if (!page) {
         CHECK(at->state == PLACE_WRITING);
         at->state = PLACE_EMPTY;
-    } else if (at->state == PLACE_FILLED && hash128_equal(at->page.key, page->key)) {
+    } else if (at->state == PLACE_FILLED && at->page.producer == page->producer &&
+               hash128_equal(at->page.key, page->key)) {
         index_remove(file, place);
     }
+}
+
+static uint32_t file_count(const struct tier *tier, uint64_t producer)
+{
+    const struct tier_file *file = (const struct tier_file *)tier;
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < file->header.place_count; i++)
+        count += file->places[i].state == PLACE_FILLED && file->places[i].page.producer == producer;
+    return count;
 }
 
 static void file_stats(const struct tier *tier, struct tier_stats *ret_stats)
@@ -231,6 +240,7 @@ static const struct tier_ops file_ops = {
     .commit = file_commit,
     .read = file_read,
     .drop = file_drop,
+    .count = file_count,
     .stats = file_stats,
     .close = file_close,
 };
@@ -271,7 +281,7 @@ static int header_judge(const struct file_header *found, const struct file_heade
                    "--cache-file %s holds pages of another model or --kv-cache-dtype: name another file, or "
                    "remove it",
                    path);
-    return found->place_count == wanted->place_count && hash128_equal(found->producer, wanted->producer);
+    return found->place_count == wanted->place_count;
 }
 
 /* Header first, so that a file that has one is ours; the records behind it are zeros: empty. */
@@ -341,7 +351,6 @@ static int header_make(const struct tier_file_conf *conf, struct tier_file *file
     file->header.place_count = (uint32_t)places;
     memcpy(&file->header.geometry, conf->geometry, sizeof file->header.geometry);
     file->header.geometry.page_count = 0;
-    file->header.producer = conf->producer;
     file->header.sum = hash64(&file->header, offsetof(struct file_header, sum));
     file->payload_first = round_up(record_at(file->header.place_count));
     file->payload_stride = stride;
@@ -369,7 +378,7 @@ static int file_load(struct tier_file *file, const struct tier_file_conf *conf, 
     if (r == 0 && is_kept) r = records_read(file);
     if (r < 0) return err_sys(err, -r, "--cache-file %s", conf->path);
     (void)snprintf(ret_note, note_bytes, "%s: %s%" PRIu32 " of %" PRIu32 " pages", conf->path,
-                   is_kept || bytes_found == 0 ? "" : "begun anew, it was of another size or build: ",
+                   is_kept || bytes_found == 0 ? "" : "begun anew, it was of another size or layout: ",
                    file->filled_count, file->header.place_count); // may be cut
     return 0;
 }

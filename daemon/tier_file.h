@@ -9,9 +9,9 @@
  * ever synced: what is lost is a cached page. Places are given out in turn, those found since last time spared once
  * (CLOCK; Corbato 1968).
  *
- * The file is the user's alone (0600), locked while a daemon has it, and made for one model, KV type and way to
- * compute (`producer`): a file of another model is refused, never overwritten; of the same model but another size,
- * layout or producer it is begun anew, and the note says so. */
+ * The file is the user's alone (0600), locked while a daemon has it, and made for one model and KV type: a file of
+ * another model is refused, never overwritten; of the same model but another size or layout it is begun anew, and the
+ * note says so. Pages of several producers may lie in it: who goes back to the kernels of before finds theirs. */
 #ifndef KVASIR_DAEMON_TIER_FILE_H
 #define KVASIR_DAEMON_TIER_FILE_H
 
@@ -25,7 +25,6 @@ struct tier_file_conf {
     const char *path;
     uint64_t bytes;                       // of the whole file, at most; room for one page at least
     const struct pool_geometry *geometry; // page_count does not matter; rank_count is 1
-    struct hash128 producer;              // of what else the bits in a page depend on
 };
 
 /* Opens or makes the file and reads its records. *ret_note: one line on what was found. ERR_BUSY: another daemon has

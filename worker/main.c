@@ -447,6 +447,7 @@ static void ready_note(struct worker *worker)
                    "; %" PRIu64 " MiB private, %" PRIu64 " MiB shared resident",
                    status_mib(status, "RssAnon:"), status_mib(status, "RssShmem:")); // may be cut
     link_rank_weights(worker->link, store_key(worker->store));
+    link_rank_producer(worker->link, model_producer(worker->model));
     link_rank_note(worker->link, text);
 }
 

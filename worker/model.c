@@ -12,7 +12,11 @@
 #include "common/base/limits.h"
 #include "common/shm/layout.h"
 #include "worker/bind.h"
+#include "worker/kern/producer.h"
+#include "worker/kern/ref/dequant.h"
 #include "worker/model_arch.h"
+
+enum { TYPES_MAX = 64 }; // ids of the file are below it
 
 static_assert((int)KERN_KV_F16 == (int)KV_F16 && (int)KERN_KV_BF16 == (int)KV_BF16 &&
                   (int)KERN_KV_Q8 == (int)KV_Q8 && (int)KERN_KV_Q4 == (int)KV_Q4 &&
@@ -51,6 +55,32 @@ static int open_kern(struct model *model, const struct model_conf *conf, struct 
         .store = conf->store,
     };
     return conf->ops->open(&kern_conf, &model->kern, err);
+}
+
+/* Of the types of weights only those that the file has: another's kernels may change. */
+static int find_producer(struct model *model, const struct gguf *gguf, const struct model_conf *conf,
+                         struct err *err)
+{
+    uint32_t types[TYPES_MAX], type_count = 0;
+    uint64_t seen = 0;
+    for (size_t i = 0; i < gguf_tensor_count(gguf); i++) {
+        uint32_t type = gguf_tensor_at(gguf, i)->type;
+        if (type >= TYPES_MAX || (seen >> type & 1) != 0 || !dequant_find(type)) continue;
+        seen |= UINT64_C(1) << type;
+        types[type_count++] = type;
+    }
+    const struct kern_probe like = {
+        .kv_type = conf->cache.kv_type,
+        .head_dims = model->facts.head_dims,
+        .rope = {.adjacent = model->facts.rope_order == ROPE_ADJACENT,
+                 .dims = model->facts.rope_dims,
+                 .angles = model->angles},
+        .attention_scale = model->facts.attention_scale,
+        .rms_epsilon = model->facts.rms_epsilon,
+        .types = types,
+        .type_count = type_count,
+    };
+    return kern_producer(model->ops, &like, &model->producer, err);
 }
 
 /* The caller derives these from the same facts; a difference is a mistake in the house, not in a file. */
@@ -147,6 +177,8 @@ int model_open(const struct gguf *gguf, const struct model_facts *facts, const s
     if (r < 0) goto out;
     r = model->arch->angles(bind, facts, model->angles, err);
     if (r < 0) goto out;
+    r = find_producer(model, gguf, conf, err);
+    if (r < 0) goto out;
     r = open_kern(model, conf, err);
     if (r < 0) goto out;
     bind_target(bind, model->ops, model->kern);
@@ -242,6 +274,11 @@ void model_parallel(struct model *model, void (*fn)(void *arg, uint32_t piece), 
                     uint32_t piece_count)
 {
     model->ops->parallel(model->kern, fn, arg, piece_count);
+}
+
+uint64_t model_producer(const struct model *model)
+{
+    return model->producer;
 }
 
 uint64_t model_weight_bytes(const struct model *model)

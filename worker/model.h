@@ -50,6 +50,8 @@ int model_forward(struct model *model, const struct kern_batch *batch, const uin
 /* For sampling and checksums on the machine's threads: see kern_ops.parallel. */
 void model_parallel(struct model *model, void (*fn)(void *arg, uint32_t piece), void *arg,
                     uint32_t piece_count);
+/* A hash of the bits that this build and machine give for such a model, not 0: kern_producer. */
+uint64_t model_producer(const struct model *model);
 uint64_t model_weight_bytes(const struct model *model);
 
 #endif

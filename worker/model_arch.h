@@ -35,6 +35,7 @@ struct model {
     uint16_t *owners;     // owned; (rows_max): ranks of them
     struct kern_cache cache;
     uint32_t rows_max, logits_max, position_max;
+    uint64_t producer; // see model.h
 
     float *angles; // owned; (rope_dims / 2), lent to kern
     struct kern_weight *embedding;

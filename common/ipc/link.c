@@ -28,8 +28,9 @@
 #include "common/shm/segment.h"
 
 #define LINK_MAGIC UINT64_C(0x314B4E4C5056534B) // "KSVPLNK1", little-endian
-/* 2: key of the weights in a rank's cell; 3: checks in plans, bad pages in completions, start time of a rank. */
-#define LINK_VERSION 3u
+/* 2: key of the weights in a rank's cell; 3: checks in plans, bad pages in completions, start time of a rank; 4:
+ * producer of a rank. */
+#define LINK_VERSION 4u
 
 struct link_header {
     _Atomic uint64_t magic; // stored last (release), read first (acquire)
@@ -56,9 +57,10 @@ struct rank_cell {
     uint32_t reserved;
     _Atomic uint64_t weights_low, weights_high; // key of the shared weights; before state READY
     _Atomic uint64_t start; // field 22 of /proc/PID/stat: with pid, who it is; stored before pid
+    _Atomic uint64_t producer; // what its kernels' bits are; before state READY
     _Alignas(CACHELINE_BYTES) char panic[LINK_PANIC_BYTES];
 };
-static_assert(sizeof(struct rank_cell) == CACHELINE_BYTES + LINK_PANIC_BYTES, "link layout v2");
+static_assert(sizeof(struct rank_cell) == 2 * CACHELINE_BYTES + LINK_PANIC_BYTES, "link layout v4");
 
 struct link_shared {
     _Alignas(CACHELINE_BYTES) struct link_header header;
@@ -109,6 +111,7 @@ static uint64_t link_layout_sum(void)
         offsetof(struct rank_cell, heartbeat_ns),
         offsetof(struct rank_cell, changes),
         offsetof(struct rank_cell, weights_low),
+        offsetof(struct rank_cell, producer),
         offsetof(struct plan_seq, temperature),
         LINK_SLOTS,
     };
@@ -331,6 +334,7 @@ void link_reset(struct link *link)
         atomic_store_explicit(&cell->steps, 0, memory_order_relaxed);
         atomic_store_explicit(&cell->weights_low, 0, memory_order_relaxed);
         atomic_store_explicit(&cell->weights_high, 0, memory_order_relaxed);
+        atomic_store_explicit(&cell->producer, 0, memory_order_relaxed);
         memset(cell->panic, 0, sizeof cell->panic);
     }
     atomic_store_explicit(&link->shared->stop, 0, memory_order_relaxed);
@@ -468,6 +472,7 @@ void link_rank_status(const struct link *link, uint32_t rank, struct rank_status
     ret_status->steps = atomic_load_explicit(&cell->steps, memory_order_relaxed);
     ret_status->weights.low = atomic_load_explicit(&cell->weights_low, memory_order_relaxed); // by state's
     ret_status->weights.high = atomic_load_explicit(&cell->weights_high, memory_order_relaxed);
+    ret_status->producer = atomic_load_explicit(&cell->producer, memory_order_relaxed);
 }
 
 /* 0 with the oldest plan copied to out; -EAGAIN when there is none, -ECANCELED when there will be none. */
@@ -579,6 +584,12 @@ void link_rank_weights(struct link *link, struct hash128 key)
     struct rank_cell *cell = &link->cells[link->rank];
     atomic_store_explicit(&cell->weights_low, key.low, memory_order_relaxed); // published by cell_set_state
     atomic_store_explicit(&cell->weights_high, key.high, memory_order_relaxed);
+}
+
+void link_rank_producer(struct link *link, uint64_t producer)
+{
+    // Relaxed: published by cell_set_state.
+    atomic_store_explicit(&link->cells[link->rank].producer, producer, memory_order_relaxed);
 }
 
 void link_rank_panic(struct link *link, const char *text)

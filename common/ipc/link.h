@@ -34,6 +34,7 @@ struct rank_status { // a copy, taken field by field
     uint64_t heartbeat_ns;      // monotonic; the rank renews it at least every step and every second of work
     uint64_t steps;             // steps done in this life
     struct hash128 weights;     // key of its shared weights, valid when READY; zeros: they are its own
+    uint64_t producer;          // kern_producer of its kernels, valid when READY; 0: it did not say
     char panic[LINK_PANIC_BYTES]; // NUL-terminated, printable; why it failed, or its last note
 };
 
@@ -87,6 +88,7 @@ void link_rank_panic(struct link *link, const char *text); // state FAILED and t
 void link_rank_note(struct link *link,
                     const char *text); // the text alone: memory in use, why a step was refused
 void link_rank_weights(struct link *link, struct hash128 key); // before READY
+void link_rank_producer(struct link *link, uint64_t producer); // likewise
 
 /* Daemon: asks the ranks to leave after the plans already pushed. */
 void link_stop(struct link *link);

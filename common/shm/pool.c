@@ -112,6 +112,7 @@ uint64_t pool_layout_sum(void)
         offsetof(struct pool_header, token_offset),
         offsetof(struct pool_header, sum_offset),
         offsetof(struct pool_header, geometry),
+        offsetof(struct pool_header, producer),
         sizeof(struct pool_geometry),
         offsetof(struct pool_geometry, page_count),
         offsetof(struct pool_geometry, page_tokens),
@@ -299,6 +300,17 @@ const uint64_t *pool_sums(const struct pool *pool, uint32_t page_idx)
     return sums_at(pool, page_idx);
 }
 
+uint64_t pool_producer(const struct pool *pool)
+{
+    return pool->header->producer;
+}
+
+void pool_stamp(struct pool *pool, uint64_t producer)
+{
+    // Release: behind the pages that had to go first, and before those to come, for whoever finds us dead.
+    __atomic_store_n(&pool->header->producer, producer, __ATOMIC_RELEASE);
+}
+
 uint32_t pool_free_count(const struct pool *pool)
 {
     return pool->free_count;
@@ -380,6 +392,13 @@ void pool_fill(struct pool *pool, uint32_t page_idx, const uint32_t *tokens, uin
     CHECK(count <= pool->geometry.page_tokens - desc->filled);
     if (count > 0) memcpy(tokens_at(pool, page_idx) + desc->filled, tokens, count * sizeof *tokens);
     desc->filled += count;
+}
+
+void pool_empty(struct pool *pool, uint32_t page_idx)
+{
+    struct page_desc *desc = desc_at(pool, page_idx);
+    CHECK(desc->state == PAGE_FILLING);
+    desc->filled = 0;
 }
 
 void pool_seal(struct pool *pool, uint32_t page_idx, struct hash128 key, uint32_t parent,

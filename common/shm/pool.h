@@ -73,6 +73,10 @@ const struct page_desc *pool_desc(const struct pool *pool, uint32_t page_idx);
 const uint32_t *pool_tokens(const struct pool *pool, uint32_t page_idx); // (page_tokens)
 const uint64_t *pool_sums(const struct pool *pool, uint32_t page_idx);   // (rank_count), valid when SEALED
 
+/* Of the payload's bits, see layout.h. Stamped when no page is SEALED that another one made. */
+uint64_t pool_producer(const struct pool *pool);
+void pool_stamp(struct pool *pool, uint64_t producer);
+
 uint32_t pool_free_count(const struct pool *pool);
 uint32_t pool_filling_count(const struct pool *pool);
 uint32_t pool_sealed_count(const struct pool *pool);
@@ -81,6 +85,8 @@ uint32_t pool_sealed_count(const struct pool *pool);
 int pool_grant(struct pool *pool, uint64_t now_ns, uint32_t *ret_page_idx);
 /* Records tokens [filled, filled + count) of a FILLING page after the step that computed them. */
 void pool_fill(struct pool *pool, uint32_t page_idx, const uint32_t *tokens, uint32_t count);
+/* What a FILLING page holds does not count any more. */
+void pool_empty(struct pool *pool, uint32_t page_idx);
 /* FILLING and full -> SEALED. sums: (rank_count) payload checksums. parent: PAGE_NONE or a SEALED page. */
 void pool_seal(struct pool *pool, uint32_t page_idx, struct hash128 key, uint32_t parent,
                const uint64_t *sums);

@@ -179,7 +179,9 @@ static bool answer_take(struct sim *sim, uint32_t at, bool lies)
         return true;
     }
     if (done.header->status < 0) return false;
-    if (done.header->seal_count && rng_below(&sim->rng, 20) == 0) { // one seal short: nothing may change
+    bool is_void = sim->sched->groups[at].is_void; // then nothing of it is looked at
+    if (!is_void && done.header->seal_count &&
+        rng_below(&sim->rng, 20) == 0) { // one seal short: nothing may change
         struct done_header header = *done.header;
         struct done_view cut = done;
         header.seal_count--;
@@ -187,7 +189,6 @@ static bool answer_take(struct sim *sim, uint32_t at, bool lies)
         LAW(sched_complete(sim->sched, at, sim->now_ns, &cut, sim->events) == ERR_PEER);
         LAW(sched_in_flight(sim->sched, at));
     }
-    bool is_void = sim->sched->groups[at].is_void;
     if (!is_void) losses_count(sim, plan, false);
     sim->counts.voids += is_void;
     int events = sched_complete(sim->sched, at, sim->now_ns, &done, sim->events);
@@ -197,8 +198,6 @@ static bool answer_take(struct sim *sim, uint32_t at, bool lies)
     return true;
 }
 
-/* Until they are sealed pages are nobody's but their sequence's, and a worker that writes there by mistake is not found
- * out. */
 void sim_damage(struct sim *sim)
 {
     if (rng_below(&sim->rng, 4) != 0) return;
@@ -213,6 +212,14 @@ void sim_damage(struct sim *sim)
     }
 }
 
+/* Part-filled pages have no checksum: whoever may have done this has them filled anew. */
+static void damage_filling(struct sim *sim)
+{
+    for (uint32_t i = 0; i < sim->page_count; i++)
+        if (pool_desc(sim->pool, i)->state == PAGE_FILLING)
+            sim->payload[(size_t)i * PAGE_TOKENS + rng_below(&sim->rng, PAGE_TOKENS)] ^= 1;
+}
+
 /* The worker is dead, or killed for its answer: as group.c's process_exited. */
 static void worker_died(struct sim *sim, uint32_t at)
 {
@@ -225,6 +232,10 @@ static void worker_died(struct sim *sim, uint32_t at)
     }
     sim_damage(sim);
     sched_distrust(sim->sched, at);
+    if (rng_below(&sim->rng, 2) == 0) {
+        damage_filling(sim);
+        sched_refill(sim->sched);
+    }
     ring_reset_producer(&group->plan_out);
     ring_reset_consumer(&group->done_in);
     worker_start(sim, group);

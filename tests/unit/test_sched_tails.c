@@ -227,6 +227,71 @@ static void test_sched_copies_no_tail_into_a_full_pool(void **state)
     }
 }
 
+/* What a worker that wrote anywhere may have damaged: the page that is not sealed yet. */
+static void test_sched_fills_anew_what_has_no_checksum(void **state)
+{
+    (void)state;
+    struct world world;
+    world_open(&world, 20);
+    (void)submit(&world, world.prompt, 40, 4, 1);
+    assert_int_equal(plan(&world), 1);
+    answer(&world);
+    sched_distrust(world.sched, 0);
+    sched_refill(world.sched);
+    audit(&world);
+    assert_int_equal(plan(&world), 1);
+    assert_int_equal(world.plan.seqs[0].pos_first, 32);
+    assert_int_equal(world.plan.header->token_count, 8 + 1);
+    answer(&world);
+    audit(&world);
+    assert_int_equal(plan(&world), 1);
+    assert_int_equal(world.plan.header->token_count, 1);
+    answer(&world);
+    world_done(&world);
+}
+
+/* A tail that was not copied yet is not in that page. */
+static void test_sched_fills_no_tail_anew_that_is_still_to_be_copied(void **state)
+{
+    (void)state;
+    struct world world;
+    world_open(&world, 20);
+    warm(&world, PROMPT);
+    (void)submit(&world, world.prompt, PROMPT, 1, 1);
+    assert_int_equal(plan(&world), 1);
+    assert_int_equal(sched_lost(world.sched, 0, world.now_ns, world.events), 0);
+    sched_distrust(world.sched, 0);
+    sched_refill(world.sched);
+    audit(&world);
+    assert_int_equal(plan(&world), 1);
+    assert_int_equal(world.plan.header->copy_count, 1);
+    assert_int_equal(world.plan.header->token_count, 1);
+    answer(&world);
+    world_done(&world);
+}
+
+/* Kernels that give other bits: nothing that was computed is read again. */
+static void test_sched_forgets_all_that_was_computed(void **state)
+{
+    (void)state;
+    struct world world;
+    world_open(&world, 20);
+    (void)submit(&world, world.prompt, 40, 4, 1);
+    assert_int_equal(plan(&world), 1);
+    answer(&world);
+    assert_int_equal(pool_sealed_count(world.pool), 2);
+    sched_distrust(world.sched, 0);
+    assert_int_equal(sched_forget(world.sched, world.now_ns), 2);
+    audit(&world);
+    assert_int_equal(pool_free_count(world.pool), 20);
+    assert_int_equal(plan(&world), 1);
+    assert_int_equal(world.plan.seqs[0].pos_first, 0);
+    assert_int_equal(world.plan.header->token_count, 41);
+    answer(&world);
+    audit(&world);
+    world_done(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -234,6 +299,9 @@ int main(void)
         cmocka_unit_test(test_sched_computes_one_token_of_a_cached_prompt),
         cmocka_unit_test(test_sched_copies_again_when_a_step_is_lost),
         cmocka_unit_test(test_sched_copies_no_tail_into_a_full_pool),
+        cmocka_unit_test(test_sched_fills_anew_what_has_no_checksum),
+        cmocka_unit_test(test_sched_fills_no_tail_anew_that_is_still_to_be_copied),
+        cmocka_unit_test(test_sched_forgets_all_that_was_computed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -47,10 +47,9 @@ static int teardown(void **state)
     return unlink(path);
 }
 
-static int open_as(uint64_t bytes, uint64_t producer, struct tier **ret_tier)
+static int open_as(uint64_t bytes, struct tier **ret_tier)
 {
-    struct tier_file_conf conf = {
-        .path = path, .bytes = bytes, .geometry = &geometry, .producer = {producer, 0}};
+    struct tier_file_conf conf = {.path = path, .bytes = bytes, .geometry = &geometry};
     err = (struct err){0};
     return tier_file_open(&conf, ret_tier, note, sizeof note, &err);
 }
@@ -58,7 +57,7 @@ static int open_as(uint64_t bytes, uint64_t producer, struct tier **ret_tier)
 static struct tier *open_tier(void)
 {
     struct tier *tier;
-    int r = open_as(FILE_BYTES, 5, &tier);
+    int r = open_as(FILE_BYTES, &tier);
     if (r < 0) fail_msg("%s", err.text);
     return tier;
 }
@@ -71,7 +70,7 @@ static void page_of(uint64_t n, struct tier_page *ret_page, uint8_t *payload)
         uint64_t word = rng_next(&rng);
         memcpy(payload + i, &word, 8);
     }
-    *ret_page = (struct tier_page){.key = {n, ~n}, .parent_key = {n - 1, n}};
+    *ret_page = (struct tier_page){.key = {n, ~n}, .parent_key = {n - 1, n}, .producer = 5};
     for (uint32_t i = 0; i < PAGE_TOKENS; i++) ret_page->tokens[i] = (uint32_t)n + i;
     ret_page->sum = hash64(payload, PAGE_BYTES);
 }
@@ -188,7 +187,7 @@ static void refuse(int code)
     struct tier *tier;
     struct stat before, after;
     assert_int_equal(stat(path, &before), 0);
-    assert_int_equal(open_as(FILE_BYTES, 5, &tier), code);
+    assert_int_equal(open_as(FILE_BYTES, &tier), code);
     assert_int_equal(stat(path, &after), 0);
     assert_int_equal(after.st_size, before.st_size);
     assert_true(err.text[0] != 0);
@@ -199,7 +198,7 @@ static void test_tier_file_leaves_what_is_not_its_own(void **state)
     (void)state;
     struct tier *tier = open_tier(), *other;
     put(tier, 1);
-    assert_int_equal(open_as(FILE_BYTES, 5, &other), ERR_BUSY); // one daemon a file
+    assert_int_equal(open_as(FILE_BYTES, &other), ERR_BUSY); // one daemon a file
     tier->ops->close(tier);
     geometry.model_digest.low++;
     refuse(ERR_CONFIG); // another model
@@ -213,19 +212,46 @@ static void test_tier_file_leaves_what_is_not_its_own(void **state)
     tier = open_tier();
     assert_int_equal(get(tier, 1), 1); // still there
     tier->ops->close(tier);
-    assert_int_equal(open_as(8192, 5, &tier), ERR_CONFIG);  // no room for a page
-    assert_int_equal(open_as(FILE_BYTES / 2, 5, &tier), 0); // another size: begun anew
+    assert_int_equal(open_as(8192, &tier), ERR_CONFIG);  // no room for a page
+    assert_int_equal(open_as(FILE_BYTES / 2, &tier), 0); // another size: begun anew
     assert_int_equal(count_of(tier), 0);
     assert_non_null(strstr(note, "anew"));
-    put(tier, 1);
-    tier->ops->close(tier);
-    assert_int_equal(open_as(FILE_BYTES / 2, 6, &tier), 0); // another producer
-    assert_int_equal(count_of(tier), 0);
     tier->ops->close(tier);
     int fd = open(path, O_WRONLY | O_TRUNC);
     assert_int_equal(write(fd, "diary", 5), 5);
     close(fd);
     refuse(ERR_CONFIG);
+}
+
+static void test_tier_file_keeps_producers_apart(void **state)
+{
+    (void)state;
+    struct tier *tier = open_tier();
+    uint8_t payload[PAGE_BYTES];
+    struct tier_page page;
+    uint32_t place, other_place;
+    put(tier, 1);
+    page_of(1, &page, payload);
+    page.producer = 6;
+    assert_int_equal(tier->ops->find(tier, &page), TIER_NONE);
+    memset(payload, 6, sizeof payload);
+    page.sum = hash64(payload, sizeof payload);
+    assert_int_equal(tier->ops->reserve(tier, &place), 0);
+    assert_int_equal(tier->ops->write(tier, place, &page, payload), 0);
+    tier->ops->commit(tier, place, &page);
+    tier->ops->close(tier);
+    tier = open_tier();
+    assert_int_equal(get(tier, 1), 1);
+    other_place = tier->ops->find(tier, &page);
+    assert_int_equal(other_place, place);
+    assert_int_equal(tier->ops->read(tier, place, &page, payload), 0);
+    assert_int_equal(tier->ops->count(tier, 5), 1);
+    assert_int_equal(tier->ops->count(tier, 6), 1);
+    assert_int_equal(tier->ops->count(tier, 7), 0);
+    page.producer = 5;
+    tier->ops->drop(tier, place, &page); // it lies elsewhere
+    assert_int_equal(count_of(tier), 2);
+    tier->ops->close(tier);
 }
 
 static void test_tier_file_cut_short_or_failing_is_no_page(void **state)
@@ -288,6 +314,7 @@ int main(void)
         CASE(test_tier_file_evicts_what_nobody_asked_for),
         CASE(test_tier_file_detects_every_damaged_byte),
         CASE(test_tier_file_leaves_what_is_not_its_own),
+        CASE(test_tier_file_keeps_producers_apart),
         CASE(test_tier_file_cut_short_or_failing_is_no_page),
         CASE(test_tier_file_survives_kills),
     };
