@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "client/cmd.h"
 #include "client/kvasir.h"
@@ -15,8 +16,10 @@
 #include "common/shm/pool.h"
 #include "common/shm/segment.h"
 #include "common/shm/survey.h"
+#include "common/shm/weights.h"
 
 enum { LINES_DEFAULT = 40 };
+#define WORKER_GONE_NS_MAX (10 * NS_PER_S)
 
 struct cache {
     const char *instance;
@@ -125,14 +128,35 @@ static int run_stat(const struct cache *cache)
     return 0;
 }
 
+/* The worker of a daemon that died just now may not be gone yet. Its weights count as used until it is, a moment longer
+ * than its pages. */
+static void worker_wait(const struct cache *cache)
+{
+    struct segment payload = {.base = NULL};
+    int lock_fd;
+    if (segment_open_alone(cache->instance, "kv.0", WORKER_GONE_NS_MAX, &payload, &lock_fd, NULL) < 0)
+        return; // there is none; or it hangs, and what it uses stays
+    segment_share(lock_fd);
+    segment_close(&payload);
+}
+
+/* Packed weights that nobody uses, of whatever model: whoever starts next would remove them, if anybody did. */
+static int weights_drop(void)
+{
+    const struct timespec wait = {.tv_nsec = 10 * NS_PER_MS};
+    int count = 0;
+    for (int i = 0; i < 5 && count == 0; i++) {
+        if (i > 0) (void)nanosleep(&wait, NULL); // shorter is fine too
+        count = weights_sweep((struct hash128){0}, NULL, NULL);
+    }
+    return count < 0 ? 0 : count; // they stay
+}
+
 static int run_drop(const struct cache *cache)
 {
     struct err err = {0};
     int lock_fd;
-    if (!segment_exists(cache->instance, "meta") && !segment_exists(cache->instance, "kv.0")) {
-        (void)err_set(&err, -ENOENT, "instance %s has no cache", cache->instance);
-        return complain(-ENOENT, err.text);
-    }
+    bool is_there = segment_exists(cache->instance, "meta") || segment_exists(cache->instance, "kv.0");
     int r = segment_lock(cache->instance, &lock_fd, &err);
     if (r == ERR_BUSY) {
         fprintf(stderr,
@@ -142,10 +166,16 @@ static int run_drop(const struct cache *cache)
         return err_exit_status(r);
     }
     if (r < 0) return complain(r, err.text);
-    int count = segment_unlink_all(cache->instance);
+    if (is_there) worker_wait(cache);
+    int count = segment_unlink_all(cache->instance), weights_count = weights_drop();
     segment_unlock(cache->instance, lock_fd);
     if (count < 0) return complain(count, err_name(count));
-    printf("removed %d segments of %s\n", count, cache->instance);
+    if (!is_there && weights_count == 0) {
+        (void)err_set(&err, -ENOENT, "instance %s has no cache", cache->instance);
+        return complain(-ENOENT, err.text);
+    }
+    printf("removed %d segments of %s, and packed weights that nobody used: %d\n", count, cache->instance,
+           weights_count);
     return 0;
 }
 
@@ -166,7 +196,8 @@ int cmd_cache(int argc, char **argv)
         "The cache of an instance in shared memory, of a live daemon or of none.\n"
         "  ls    its prefix trees, last used first: a root page and all that hangs on it\n"
         "  stat  totals\n"
-        "  drop  frees the memory of a cache that no daemon serves from\n\n",
+        "  drop  frees the memory of a cache that no daemon serves from, and of packed weights that nobody "
+        "uses\n\n",
         table, COUNT_OF(table)};
     struct err err;
     int count = 0, r = opts_parse(&opts, argc, argv, &count);

@@ -26,7 +26,7 @@ from kvasir_test import (Daemon, Skip, Tap, in_parallel, model_path, new_instanc
                          process_is_alive, program, require, shm_names, wait_until)
 
 COMPLETION = "/v1/completions"
-PAGE_TOKENS, DESC_BYTES, PAGE_SEALED, PAGE_NONE = 16, 64, 2, 2**32 - 1
+PAGE_TOKENS, DESC_BYTES, PAGE_FILLING, PAGE_SEALED, PAGE_NONE = 16, 64, 1, 2, 2**32 - 1
 CHAINS = 256  # of the flips
 FLAGS = ("--max-model-len", 1024, "--max-num-seqs", 16)
 OPENINGS = ["The capital of France is", "def fibonacci(n):", "Once upon a time, in a small village by the sea,",
@@ -266,6 +266,100 @@ def check_other(_options):
         require(second.returncode == 75, f"a second daemon exits {second.returncode}")
 
 
+def weights_names():
+    return {name for name in os.listdir("/dev/shm") if name.startswith("kvasir-weights.")}
+
+
+def weights_in_use():
+    """By daemons beside this test, whose weights ours may be."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as file:
+                if "/dev/shm/kvasir-weights." in file.read():
+                    return True
+        except OSError:
+            pass
+    return False
+
+
+def check_other_kernels(options):
+    """Kernels that give other bits do not read what others computed; the same ones do."""
+    def life(kernels, wanted_lines):
+        d = Daemon(model_path(), *FLAGS, instance=instance, env={"KVASIR_KERNELS": kernels})
+        answer = d.post(COMPLETION, body_of(prompt_of(1), options.tokens))
+        cached = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+        lines = sum("cached pages are dropped" in line for line in d.lines)
+        require(lines == wanted_lines, d.lines)
+        require(d.fsck() == [], d.fsck())
+        d.kill()
+        return ids_of(answer), cached
+
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        faster = "avx2" if " avx2 " in file.read() else "ref"
+    instance = new_instance()
+    wanted, cached = life("portable", 0)
+    require(cached == 0, f"{cached} tokens cached of nothing")
+    again, cached = life("portable", 0)
+    require(again == wanted and cached >= PAGE_TOKENS, f"{cached} tokens of the same kernels")
+    _, cached = life(faster, 1)
+    require(cached == 0, f"{cached} tokens of other kernels")
+    again, cached = life("portable", 1)
+    require(again == wanted and cached == 0, f"{cached} tokens of other kernels")
+    require(kvasir_cache("drop", instance)[0] == 0, "drop")
+
+
+def process_is_stopped(pid):
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+        return file.read().rpartition(")")[2].split()[0] == "T"
+
+
+def damage_filling(instance):
+    """What a wild write may do to part-filled pages: all their bytes are others. -> how many pages"""
+    with open(f"/dev/shm/kvasir-{instance}-meta", "rb") as file:
+        meta = file.read()
+    desc_offset, = struct.unpack_from("<Q", meta, 56)
+    page_count, = struct.unpack_from("<I", meta, 80)
+    pages = [i for i in range(page_count)
+             if struct.unpack_from("<I", meta, desc_offset + i * DESC_BYTES)[0] == PAGE_FILLING]
+    with open(f"/dev/shm/kvasir-{instance}-kv.0", "r+b") as file, mmap.mmap(file.fileno(), 0) as payload:
+        page_bytes = len(payload) // page_count
+        for page in pages:
+            payload[page * page_bytes:(page + 1) * page_bytes] = b"\x35" * page_bytes
+    return len(pages)
+
+
+def check_wild(options):
+    """A worker that dies of its own doing may have written into part-filled pages: they are computed again."""
+    with Daemon(model_path(), *FLAGS) as d:
+        wanted = [ids_of(d.post(COMPLETION, body_of(prompt_of(i), options.tokens))) for i in range(4)]
+        for name in ("SIGSEGV", "SIGBUS", "SIGABRT"):
+            counter, results = threading.Semaphore(0), [None] * len(wanted)
+
+            def run(i):
+                ids = []
+                for event in d.stream(COMPLETION, body_of(prompt_of(i), options.tokens)):
+                    for choice in event["choices"]:
+                        ids += choice.get("token_ids") or []
+                        counter.release()
+                results[i] = ids
+
+            runner = threading.Thread(target=in_parallel, args=(run, range(len(wanted))))
+            runner.start()
+            for _ in range(len(wanted) * options.tokens // 2):
+                require(counter.acquire(timeout=60), "streams hang")
+            worker = d.worker_pid()
+            os.kill(worker, signal.SIGSTOP)
+            wait_until(lambda: process_is_stopped(worker), "the worker stands still")
+            damaged = damage_filling(d.instance)
+            os.kill(worker, getattr(signal, name))
+            os.kill(worker, signal.SIGCONT)
+            runner.join(120)
+            require(results == wanted, f"{name}: {damaged} pages damaged, {results} for {wanted}")
+            require(damaged > 0, "no page was part-filled")
+            require(d.fsck() == [], d.fsck())
+        require(d.metric("kvasir:worker_restarts_total") == 3, "three deaths")
+
+
 def kvasir_cache(verb, instance):
     done = subprocess.run([program("kvasir"), "cache", verb, "--instance", instance, "--json"],
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60, check=False)
@@ -288,8 +382,12 @@ def check_commands(options):
     require(ids_of(answer) == wanted and answer["usage"]["prompt_tokens_details"]["cached_tokens"] == 0, answer)
     d.kill()
     require(json.loads(kvasir_cache("stat", d.instance)[1])["cached"] > 0, "a dead pool has pages")
+    mapped = weights_names()
+    require(mapped, "a dead worker's weights are left")
     require(kvasir_cache("drop", d.instance)[0] == 0, "drop")
     require(shm_names(d.instance) == [], shm_names(d.instance))
+    require(weights_names() < mapped or weights_in_use(), f"of {mapped} are left {weights_names()}")
+    require(kvasir_cache("drop", d.instance)[0] == 69, "there is nothing to drop any more")
 
 
 def main():
@@ -318,6 +416,8 @@ def main():
             tap.case("and a clean stop leaves nothing", run.check_end)
     tap.case("--cache-keep keeps the cache over a clean stop", check_keep, options)
     tap.case("a pool of another shape is not used", check_other, options)
+    tap.case("pages of other kernels are not used", check_other_kernels, options)
+    tap.case("part-filled pages are computed again after a wild death", check_wild, options)
     tap.case("kvasir cache lists and drops", check_commands, options)
     tap.done()
 
