@@ -170,6 +170,7 @@ void sched_seq_move(struct sched *sched, uint32_t slot, enum seq_state to)
     struct seq *seq = &sched->seqs[slot];
     CHECK(edge_exists(seq->state, to));
     seq_leave(sched, slot);
+    seq->place_lost_count += seq->state == SEQ_RUNNING && to == SEQ_WAITING;
     seq->state = to;
     if (to == SEQ_WAITING) {
         list_insert(sched, &sched->waiting, slot, sched->waiting.last);

@@ -45,7 +45,6 @@ void sched_preempt(struct step *step, uint32_t slot)
     sched_seq_release_pages(sched, seq, step->now_ns);
     sched_seq_move(sched, slot, SEQ_WAITING);
     seq->look_step = 0;
-    seq->preempt_count++;
     sched->preemptions++;
 }
 
@@ -53,7 +52,7 @@ void sched_preempt(struct step *step, uint32_t slot)
 static void tail_forget(struct step *step, struct seq *seq)
 {
     uint32_t tokens = seq->computed % PAGE_TOKENS;
-    if (seq->preempt_count == 0) seq->cached_count -= tokens; // it counts the first time that it came in
+    if (seq->place_lost_count == 0) seq->cached_count -= tokens; // it counts the first time that it came in
     step->sched->prefix_hits -= tokens;
     seq->computed -= tokens;
     sched_seq_release_tail(step->sched, seq, step->now_ns);

@@ -91,14 +91,14 @@ struct seq {
     /* Its place in the order, of waiting and running ones alike: due_ns = arrival + priority * ageing. Waiting makes
      * everybody more urgent at the same pace, so the order never changes, and there is nothing to update. */
     int64_t due_ns;
-    uint64_t order;         // number of its submission: what counts when due_ns is the same
-    int32_t priority;       // -SCHED_PRIORITY_MAX .. SCHED_PRIORITY_MAX
-    uint32_t overtaken;     // times that another came in which is behind it in the order
-    uint64_t blocked_ns;    // since when it might have come in but for its pages; 0: it was not looked at
-    uint64_t look_step;     // before this step hits is taken as known
-    uint32_t hits;          // pages found in the cache when it was last looked up
-    uint32_t preempt_count; // times that it lost its place
-    uint64_t deadline_ns;   // 0: none
+    uint64_t order;            // number of its submission: what counts when due_ns is the same
+    int32_t priority;          // -SCHED_PRIORITY_MAX .. SCHED_PRIORITY_MAX
+    uint32_t overtaken;        // times that another came in which is behind it in the order
+    uint64_t blocked_ns;       // since when it might have come in but for its pages; 0: it was not looked at
+    uint64_t look_step;        // before this step hits is taken as known
+    uint32_t hits;             // pages found in the cache when it was last looked up
+    uint32_t place_lost_count; // times that it went from RUNNING to WAITING, whatever for
+    uint64_t deadline_ns;      // 0: none
 };
 static_assert(offsetof(struct seq, params) == 2 * CACHELINE_BYTES, "two lines a row");
 
@@ -120,10 +120,10 @@ struct sched_group {
 struct sched {
     struct sched_conf conf;
     struct sched_group *groups; // owned, (conf.group_count)
-    struct pool *pool;     // borrowed
-    struct prefix *prefix; // borrowed
-    struct checks *checks; // owned
-    struct seq *seqs;      // (slot_count)
+    struct pool *pool;          // borrowed
+    struct prefix *prefix;      // borrowed
+    struct checks *checks;      // owned
+    struct seq *seqs;           // (slot_count)
     uint32_t slot_count;
     uint32_t free_first;
     struct seq_list waiting; // in no order
@@ -133,13 +133,13 @@ struct sched {
     struct seq_list running;    // most urgent first
     uint32_t running_paused;    // how many of running are paused
     uint64_t pages_owed;        // sum over running
-    uint32_t *walk;      // owned, (seqs_max): slots as the last walk over running met them, a hint what
-    uint32_t walk_count; // the next one will meet: a list cannot be prefetched
-    uint64_t submitted;         // ever
-    uint32_t way_slot;          // the waiting one that nobody's going would have helped
-    uint64_t way_step;          // from this step on it is asked again
-    uint32_t *page_marks;       // owned, (page_count), all 0: scratch of sched_admit.c
-    struct promise *promises;   // owned, (promise_mask + 1)
+    uint32_t *walk;           // owned, (seqs_max): slots as the last walk over running met them, a hint what
+    uint32_t walk_count;      // the next one will meet: a list cannot be prefetched
+    uint64_t submitted;       // ever
+    uint32_t way_slot;        // the waiting one that nobody's going would have helped
+    uint64_t way_step;        // from this step on it is asked again
+    uint32_t *page_marks;     // owned, (page_count), all 0: scratch of sched_admit.c
+    struct promise *promises; // owned, (promise_mask + 1)
     uint32_t promise_mask, promise_count;
     uint32_t held_count; // of waiting
     uint64_t expired;    // ever

@@ -151,7 +151,7 @@ void sim_note_running(struct sim *sim)
         const struct seq *seq = sim->clients[i].live ? sched_seq_find(sim->sched, sim->clients[i].seq_id)
                                                      : NULL;
         sim->was_running[i] = seq && seq->state == SEQ_RUNNING;
-        sim->preempts[i] = seq ? seq->preempt_count : 0;
+        sim->preempts[i] = seq ? seq->place_lost_count : 0;
     }
     sim->preempted_before = sim->sched->preemptions;
 }
@@ -173,7 +173,7 @@ static void check_admission(const struct sim *sim, uint32_t group)
         if (!seq) continue;
         admitted |= seq->state == SEQ_RUNNING && !sim->was_running[i];
         stayed |= seq->state == SEQ_RUNNING && seq->group == group && sim->was_running[i] &&
-                  !sim->clients[i].paused && seq->preempt_count == sim->preempts[i] &&
+                  !sim->clients[i].paused && seq->place_lost_count == sim->preempts[i] &&
                   (sim->group_count == 1 || has_place(seq)); // others' pages may be all there are
         gave_way += seq->state == SEQ_WAITING && sim->was_running[i] && sim->clients[i].paused;
     }
