@@ -3,8 +3,10 @@
  *
  *   sched [--cpu] [--steps N] [--context N] [--us-per-token N] [--load N]
  *
- * A step is sched_plan + sched_complete; writing the plan into its slot and the worker are not in it. Every sequence
- * that ends is followed by a new one, so that as many run and wait all the time, with prompts of --context tokens on
+ * A step is sched_plan + plan_writer_finish, which writes the order into its slot, + sched_complete: all that the daemon
+ * does for a step between one answer and the next order, but the rings. Making the answer up is the worker's part. What
+ * is done once a sequence and not once a step, sched_submit and sched_remove, is told beside it. Every sequence that
+ * ends is followed by a new one, so that as many run and wait all the time, with prompts of --context tokens on
  * average, a quarter of which begin with one of eight shared prefixes. Two kinds of load: places are what is scarce, or
  * pages, where in every step the first that waits is looked at and some more after it.
  *
@@ -54,11 +56,17 @@ static void line(const char *name, double value, const char *unit, double target
 
 /* ---- steps ---- */
 
+struct part_times { // of a step, seconds
+    double plan, write, book;
+    double end, submit; // beside it: those that ended after it, and those that came in before it
+};
+
 struct bench {
     struct sched_rig rig;
     struct options options;
     struct rng rng;
     uint32_t *tokens; // (2 * context)
+    double submit;    // seconds, since the last step
 };
 
 /* A prompt of half to one and a half times the context. */
@@ -76,42 +84,55 @@ static void submit(struct bench *bench)
                                     .priority = (int32_t)rng_below(&bench->rng, 3),
                                     .owner = bench};
     uint64_t seq_id;
+    double start = now();
     int r = sched_rig_submit(&bench->rig, &request, &seq_id);
+    bench->submit += now() - start;
     CHECK(r == 0);
 }
 
-/* Ends those that have their tokens: the owner's part, not timed. */
-static void finish(struct bench *bench, int events)
+/* Ends those that have their tokens. -> seconds of ending them. */
+static double finish(struct bench *bench, int events)
 {
     struct sched_rig *rig = &bench->rig;
+    double seconds = 0;
     for (int i = 0; i < events; i++) {
         struct sched_seq_info info;
         if (!sched_has(rig->sched, rig->events[i].seq_id)) continue;
         sched_seq_info(rig->sched, rig->events[i].seq_id, &info);
         if (info.output_count < OUTPUT_MAX && rng_below(&bench->rng, OUTPUT_MAX / 2) != 0) continue;
+        double start = now();
         sched_remove(rig->sched, rig->events[i].seq_id, rig->now_ns);
+        seconds += now() - start;
     }
+    return seconds;
 }
 
-/* One step. -> seconds of it; ret_plan: of which sched_plan. */
-static double step(struct bench *bench, double *ret_plan)
+/* One step: seconds of its parts. */
+static struct part_times step(struct bench *bench)
 {
     struct sched_rig *rig = &bench->rig;
     struct done_view done;
     rig->now_ns += 20 * NS_PER_MS;
     double start = now();
     int seqs = sched_plan(rig->sched, 0, rig->now_ns, rig->writer);
-    double seconds = now() - start;
+    double planned = now();
     CHECK(seqs > 0);
-    *ret_plan = seconds;
-    sched_rig_order(rig);
+    size_t bytes = plan_writer_finish(rig->writer, rig->plan_bytes, rig->plan_size);
+    double written = now();
+    int r = plan_verify(rig->plan_bytes, bytes, &rig->limits, &rig->plan, NULL);
+    CHECK(r == 0);
     sched_rig_answer(rig, &done);
-    start = now();
+    double answered = now();
     int events = sched_complete(rig->sched, 0, rig->now_ns, &done, rig->events);
-    seconds += now() - start;
+    double booked = now();
     CHECK(events >= 0);
-    finish(bench, events);
-    return seconds;
+    struct part_times times = {.plan = planned - start,
+                               .write = written - planned,
+                               .book = booked - answered,
+                               .end = finish(bench, events),
+                               .submit = bench->submit};
+    bench->submit = 0;
+    return times;
 }
 
 static void fill(struct bench *bench, const struct load *load)
@@ -125,6 +146,28 @@ static void fill(struct bench *bench, const struct load *load)
         if (stats.running_count + stats.waiting_count >= wanted) return;
         submit(bench);
     }
+}
+
+static void times_print(const struct load *load, const struct part_times *times, uint32_t count)
+{
+    static const char *const names[] = {"planning", "writing", "booking", "ends", "submissions"};
+    double *seconds = calloc(count, sizeof *seconds), *sums = calloc(count, sizeof *sums), worst = 0;
+    CHECK(seconds && sums);
+    printf("# medians, us:");
+    for (size_t part = 0; part < COUNT_OF(names); part++) {
+        for (uint32_t i = 0; i < count; i++) {
+            const double parts[] = {times[i].plan, times[i].write, times[i].book, times[i].end,
+                                    times[i].submit};
+            seconds[i] = parts[part];
+            if (part < 3) sums[i] += parts[part];
+            if (sums[i] > worst) worst = sums[i];
+        }
+        printf(" %s %.1f,", names[part], machine_median(seconds, count) * 1e6);
+    }
+    printf(" slowest step %.0f\n", worst * 1e6);
+    line(load->name, machine_median(sums, count) * 1e6, "us/step", load->target_us);
+    free(seconds);
+    free(sums);
 }
 
 static int steps_run(const struct options *options, const struct load *load)
@@ -141,13 +184,12 @@ static int steps_run(const struct options *options, const struct load *load)
     uint32_t pages = load->running * seq_pages + (load->short_of_pages ? 0 : load->running * seq_pages / 2);
     if (sched_rig_open(&bench.rig, pages, &conf) < 0) return 1;
     bench.tokens = malloc(2 * options->context * sizeof *bench.tokens);
-    double *seconds = malloc(options->steps * sizeof *seconds), *plan = malloc(options->steps * sizeof *plan),
-           worst = 0;
-    CHECK(bench.tokens && seconds && plan);
+    struct part_times *times = malloc(options->steps * sizeof *times);
+    CHECK(bench.tokens && times);
     struct sched_stats stats = {0};
     for (uint32_t i = 0; i < 4 * load->running; i++) { // until as many run as can
         fill(&bench, load);
-        (void)step(&bench, plan);
+        (void)step(&bench);
     }
     double running = 0, waiting = 0;
     for (uint32_t i = 0; i < options->steps; i++) {
@@ -155,17 +197,13 @@ static int steps_run(const struct options *options, const struct load *load)
         sched_stats(bench.rig.sched, &stats);
         running += stats.running_count;
         waiting += stats.waiting_count;
-        seconds[i] = step(&bench, &plan[i]);
-        worst = seconds[i] > worst ? seconds[i] : worst;
+        times[i] = step(&bench);
     }
-    printf(
-        "# %s: %.0f ran and %.0f waited on average, %u preempted; planning %.1f us, slowest step %.0f us\n",
-        load->name, running / options->steps, waiting / options->steps, (uint32_t)stats.preemptions,
-        machine_median(plan, options->steps) * 1e6, worst * 1e6);
-    line(load->name, machine_median(seconds, options->steps) * 1e6, "us/step", load->target_us);
+    printf("# %s: %.0f ran and %.0f waited on average, %u preempted\n", load->name, running / options->steps,
+           waiting / options->steps, (uint32_t)stats.preemptions);
+    times_print(load, times, options->steps);
     free(bench.tokens);
-    free(seconds);
-    free(plan);
+    free(times);
     sched_rig_close(&bench.rig);
     return 0;
 }

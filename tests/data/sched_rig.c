@@ -62,15 +62,11 @@ int sched_rig_submit(struct sched_rig *rig, const struct sched_request *request,
 int sched_rig_plan(struct sched_rig *rig)
 {
     int seqs = sched_plan(rig->sched, 0, rig->now_ns, rig->writer);
-    if (seqs > 0) sched_rig_order(rig);
-    return seqs;
-}
-
-void sched_rig_order(struct sched_rig *rig)
-{
+    if (seqs <= 0) return seqs;
     size_t bytes = plan_writer_finish(rig->writer, rig->plan_bytes, rig->plan_size);
     int r = plan_verify(rig->plan_bytes, bytes, &rig->limits, &rig->plan, NULL);
     CHECK(r == 0);
+    return seqs;
 }
 
 static void seq_answer(struct sched_rig *rig, const struct plan_seq *seq)

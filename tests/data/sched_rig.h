@@ -32,7 +32,6 @@ int sched_rig_submit(struct sched_rig *rig, const struct sched_request *request,
 
 /* sched_plan. -> sequences planned, whose plan is then rig->plan. */
 int sched_rig_plan(struct sched_rig *rig);
-void sched_rig_order(struct sched_rig *rig); // the second half of that, after sched_plan by hand
 /* The worker's answer to it, as a verified view. */
 void sched_rig_answer(struct sched_rig *rig, struct done_view *ret_done);
 /* sched_complete of that. -> events in rig->events. */
