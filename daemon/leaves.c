@@ -18,7 +18,6 @@ enum {
 
 struct leaf {       // of every page
     uint64_t since; // when its wait began, by the clock of reuse
-    float index;    // as last seen; valid in the heap
     uint32_t place; // in the heap or HEAP_NONE
     uint8_t uses;   // requests that used it, 0 before it is sealed
     uint8_t tenant; // below tenant_count + 1
@@ -27,8 +26,16 @@ struct leaf {       // of every page
 };
 static_assert(TENANTS_MAX < 256, "leaf.tenant");
 
-struct heap {        // of a tenant
-    uint32_t *pages; // owned, (page_count) in use: count
+/* What the order of a leaf is by lies in the heap itself: a comparison then looks at nothing of the page, which would be
+ * three cache misses. */
+struct item {
+    uint64_t rank; // its level, then its index as last seen: rank_of
+    uint64_t last_use_ns;
+    uint32_t page_idx;
+};
+
+struct heap {           // of a tenant
+    struct item *items; // owned, (page_count) in use: count
     uint32_t count;
     uint32_t visit; // place that is visited next
     uint32_t sealed_count, idle_count;
@@ -52,43 +59,48 @@ static float index_now(const struct leaves *leaves, uint32_t page_idx)
     return leaves->reuse ? reuse_index(leaves->reuse, leaf->uses, leaf->since) : 0;
 }
 
-static bool leaves_before(const struct leaves *leaves, uint32_t a, uint32_t b)
+/* The bits of floats that are not negative are in their order. */
+static uint64_t rank_of(uint8_t level, float index)
 {
-    uint8_t level_a = retain_level(leaves->retain, a), level_b = retain_level(leaves->retain, b);
-    if (level_a != level_b) return level_a < level_b;
-    float index_a = leaves->leaf[a].index, index_b = leaves->leaf[b].index;
-    if (index_a != index_b) return index_a < index_b;
-    uint64_t use_a = pool_desc(leaves->pool, a)->last_use_ns, use_b = pool_desc(leaves->pool, b)->last_use_ns;
-    return use_a != use_b ? use_a < use_b : a < b;
+    uint32_t bits;
+    static_assert(sizeof bits == sizeof index, "a float of 32 bits");
+    memcpy(&bits, &index, sizeof bits);
+    return (uint64_t)level << 32 | bits;
 }
 
-static void heap_put(struct leaves *leaves, struct heap *heap, uint32_t place, uint32_t page_idx)
+static bool item_before(const struct item *a, const struct item *b)
 {
-    heap->pages[place] = page_idx;
-    leaves->leaf[page_idx].place = place;
+    if (a->rank != b->rank) return a->rank < b->rank;
+    return a->last_use_ns != b->last_use_ns ? a->last_use_ns < b->last_use_ns : a->page_idx < b->page_idx;
+}
+
+static void heap_put(struct leaves *leaves, struct heap *heap, uint32_t place, struct item item)
+{
+    heap->items[place] = item;
+    leaves->leaf[item.page_idx].place = place;
 }
 
 static void heap_sift(struct leaves *leaves, struct heap *heap, uint32_t place)
 {
-    uint32_t page_idx = heap->pages[place];
-    for (; place > 0 && leaves_before(leaves, page_idx, heap->pages[(place - 1) / 2]);
-         place = (place - 1) / 2)
-        heap_put(leaves, heap, place, heap->pages[(place - 1) / 2]);
+    const struct item item = heap->items[place];
+    for (; place > 0 && item_before(&item, &heap->items[(place - 1) / 2]); place = (place - 1) / 2)
+        heap_put(leaves, heap, place, heap->items[(place - 1) / 2]);
     for (uint32_t child; (child = 2 * place + 1) < heap->count; place = child) {
-        if (child + 1 < heap->count && leaves_before(leaves, heap->pages[child + 1], heap->pages[child]))
-            child++;
-        if (!leaves_before(leaves, heap->pages[child], page_idx)) break;
-        heap_put(leaves, heap, place, heap->pages[child]);
+        if (child + 1 < heap->count && item_before(&heap->items[child + 1], &heap->items[child])) child++;
+        if (!item_before(&heap->items[child], &item)) break;
+        heap_put(leaves, heap, place, heap->items[child]);
     }
-    heap_put(leaves, heap, place, page_idx);
+    heap_put(leaves, heap, place, item);
 }
 
 static void heap_insert(struct leaves *leaves, uint32_t page_idx)
 {
     struct leaf *leaf = &leaves->leaf[page_idx];
     struct heap *heap = &leaves->heaps[leaf->tenant];
-    leaf->index = index_now(leaves, page_idx);
-    heap->pages[heap->count] = page_idx;
+    heap->items[heap->count] = (struct item){
+        .rank = rank_of(retain_level(leaves->retain, page_idx), index_now(leaves, page_idx)),
+        .last_use_ns = pool_desc(leaves->pool, page_idx)->last_use_ns,
+        .page_idx = page_idx};
     heap_sift(leaves, heap, heap->count++);
 }
 
@@ -96,10 +108,11 @@ static void heap_remove(struct leaves *leaves, uint32_t page_idx)
 {
     struct leaf *leaf = &leaves->leaf[page_idx];
     struct heap *heap = &leaves->heaps[leaf->tenant];
-    uint32_t place = leaf->place, last = heap->pages[--heap->count];
+    uint32_t place = leaf->place;
+    heap->count--;
     leaf->place = HEAP_NONE;
     if (place == heap->count) return;
-    heap->pages[place] = last;
+    heap->items[place] = heap->items[heap->count];
     heap_sift(leaves, heap, place);
 }
 
@@ -122,10 +135,10 @@ void leaves_update(struct leaves *leaves, uint32_t page_idx)
 /* Whether the index of the page at this place was another. */
 static bool leaf_visit(struct leaves *leaves, struct heap *heap, uint32_t place)
 {
-    uint32_t page_idx = heap->pages[place];
-    float index = index_now(leaves, page_idx);
-    if (index == leaves->leaf[page_idx].index) return false;
-    leaves->leaf[page_idx].index = index;
+    struct item *item = &heap->items[place];
+    uint64_t rank = rank_of((uint8_t)(item->rank >> 32), index_now(leaves, item->page_idx));
+    if (rank == item->rank) return false;
+    item->rank = rank;
     heap_sift(leaves, heap, place);
     return true;
 }
@@ -150,7 +163,7 @@ static void leaves_visit(struct leaves *leaves)
     }
     for (uint32_t t = 0; t <= leaves->tenant_count; t++) top_settle(leaves, &leaves->heaps[t]);
     for (uint32_t i = heap->visit; i < heap->visit + VISITS && i < heap->count; i++)
-        __builtin_prefetch(&leaves->leaf[heap->pages[i]], 1); // for the next visit
+        __builtin_prefetch(&leaves->leaf[heap->items[i].page_idx], 1); // for the next visit
 }
 
 /* Pages that a tenant has to lose to others. */
@@ -162,14 +175,14 @@ static uint32_t surplus(const struct leaves *leaves, uint32_t tenant)
 
 static uint32_t first(struct leaves *leaves, uint32_t tenant, bool of_all)
 {
-    uint32_t best = PAGE_NONE;
+    const struct item *best = NULL;
     if (leaves->reuse) leaves_visit(leaves);
     for (uint32_t t = 0; t <= leaves->tenant_count; t++) {
         const struct heap *heap = &leaves->heaps[t];
         if (heap->count == 0 || !(of_all || t == tenant || surplus(leaves, t) > 0)) continue;
-        if (best == PAGE_NONE || leaves_before(leaves, heap->pages[0], best)) best = heap->pages[0];
+        if (!best || item_before(&heap->items[0], best)) best = &heap->items[0];
     }
-    return best;
+    return best ? best->page_idx : PAGE_NONE;
 }
 
 uint32_t leaves_first(struct leaves *leaves, uint32_t tenant)
@@ -195,7 +208,7 @@ uint32_t leaves_kept_from(const struct leaves *leaves, uint32_t tenant)
 uint32_t leaves_near(const struct leaves *leaves, uint32_t place)
 {
     const struct heap *heap = &leaves->heaps[0];
-    return place < heap->count ? heap->pages[place] : PAGE_NONE;
+    return place < heap->count ? heap->items[place].page_idx : PAGE_NONE;
 }
 
 void leaves_prefetch(const struct leaves *leaves, uint32_t page_idx, struct hash128 key)
@@ -240,7 +253,11 @@ void leaves_taken(struct leaves *leaves, uint32_t page_idx)
 static void leaf_sink(struct leaves *leaves, uint32_t page_idx)
 {
     const struct leaf *leaf = &leaves->leaf[page_idx];
-    if (leaf->place != HEAP_NONE) heap_sift(leaves, &leaves->heaps[leaf->tenant], leaf->place);
+    if (leaf->place == HEAP_NONE) return;
+    struct heap *heap = &leaves->heaps[leaf->tenant];
+    uint64_t *rank = &heap->items[leaf->place].rank;
+    *rank = (uint64_t)retain_level(leaves->retain, page_idx) << 32 | (uint32_t)*rank;
+    heap_sift(leaves, heap, leaf->place);
 }
 
 void leaves_let_go(struct leaves *leaves, uint32_t page_idx, uint32_t tenant, struct retain_hint hint,
@@ -318,10 +335,10 @@ int leaves_new(struct pool *pool, enum leaves_order order, struct leaves **ret_l
     if (!leaves) return -ENOMEM;
     leaves->pool = pool;
     leaves->leaf = huge_calloc(pages, sizeof *leaves->leaf);
-    leaves->heaps[0].pages = malloc(pages * sizeof *leaves->heaps[0].pages);
+    leaves->heaps[0].items = malloc(pages * sizeof *leaves->heaps[0].items);
     int r = order == LEAVES_BY_REUSE ? reuse_new(pages, &leaves->reuse) : 0;
     if (r == 0) r = retain_new(pages, &leaves->retain);
-    if (!leaves->leaf || !leaves->heaps[0].pages) r = -ENOMEM;
+    if (!leaves->leaf || !leaves->heaps[0].items) r = -ENOMEM;
     if (r == 0) {
         for (uint32_t i = 0; i < pages; i++) leaves->leaf[i].place = HEAP_NONE;
         r = pages_adopt(leaves);
@@ -340,7 +357,7 @@ void leaves_free(struct leaves *leaves)
     reuse_free(leaves->reuse);
     retain_free(leaves->retain);
     free(leaves->leaf);
-    for (uint32_t t = 0; t <= TENANTS_MAX; t++) free(leaves->heaps[t].pages);
+    for (uint32_t t = 0; t <= TENANTS_MAX; t++) free(leaves->heaps[t].items);
     free(leaves);
 }
 
@@ -360,8 +377,8 @@ int leaves_share(struct leaves *leaves, uint32_t tenant_count, uint32_t share_pa
     CHECK(leaves->tenant_count == 0);
     if (tenant_count > TENANTS_MAX || (uint64_t)tenant_count * share_pages > pages) return ERR_LIMIT;
     for (uint32_t t = 1; t <= tenant_count; t++) {
-        leaves->heaps[t].pages = malloc(pages * sizeof *leaves->heaps[t].pages);
-        if (!leaves->heaps[t].pages) return -ENOMEM;
+        leaves->heaps[t].items = malloc(pages * sizeof *leaves->heaps[t].items);
+        if (!leaves->heaps[t].items) return -ENOMEM;
     }
     leaves->tenant_count = tenant_count;
     leaves->share_pages = share_pages;
@@ -382,8 +399,14 @@ static int heap_check(const struct leaves *leaves, uint32_t tenant, struct err *
     if (count != heap->count || sealed != heap->sealed_count || idle != heap->idle_count)
         return ERR(err, ERR_FORMAT, "leaves: of tenant %u: %u leaves, %u sealed, %u idle; are %u, %u, %u",
                    tenant, heap->count, heap->sealed_count, heap->idle_count, count, sealed, idle);
+    for (uint32_t i = 0; i < heap->count; i++) {
+        const struct item *item = &heap->items[i];
+        if (item->rank >> 32 != retain_level(leaves->retain, item->page_idx) ||
+            item->last_use_ns != pool_desc(leaves->pool, item->page_idx)->last_use_ns)
+            return ERR(err, ERR_FORMAT, "leaves: order of page %u", item->page_idx);
+    }
     for (uint32_t i = 1; i < heap->count; i++)
-        if (leaves_before(leaves, heap->pages[i], heap->pages[(i - 1) / 2]))
+        if (item_before(&heap->items[i], &heap->items[(i - 1) / 2]))
             return ERR(err, ERR_FORMAT, "leaves: heap order of tenant %u at %u", tenant, i);
     return 0;
 }
@@ -399,7 +422,7 @@ int leaves_check(const struct leaves *leaves, struct err *err)
         bool is_leaf = is_sealed && desc->refcount == 0 && desc->child_count == 0;
         if (is_leaf != (leaf->place != HEAP_NONE))
             return ERR(err, ERR_FORMAT, "leaves: page %u is%s in a heap", i, is_leaf ? " not" : "");
-        if (is_leaf && (leaf->place >= heap->count || heap->pages[leaf->place] != i))
+        if (is_leaf && (leaf->place >= heap->count || heap->items[leaf->place].page_idx != i))
             return ERR(err, ERR_FORMAT, "leaves: heap place of page %u", i);
         if (is_sealed != (leaf->uses > 0)) return ERR(err, ERR_FORMAT, "leaves: uses of page %u", i);
     }
