@@ -36,6 +36,17 @@ void sched_plan_limits(const struct sched_conf *conf, const struct pool_geometry
     };
 }
 
+/* Pages of a table: of the longest sequence there can be, in an odd number of cache lines, so that the fronts of tables
+ * are not all in the same few sets of a cache. */
+static uint32_t table_pages(const struct sched *sched)
+{
+    enum { LINE = CACHELINE_BYTES / sizeof(struct plan_page) };
+    uint32_t pages = sched_pages_for(sched->conf.model_len_max),
+             pool_pages = pool_geometry(sched->pool)->page_count;
+    if (pages > pool_pages) pages = pool_pages; // sched_submit
+    return ((pages + LINE - 1) / LINE | 1) * LINE;
+}
+
 int sched_new(const struct sched_conf *conf, struct pool *pool, struct prefix *prefix,
               struct sched **ret_sched)
 {
@@ -50,6 +61,10 @@ int sched_new(const struct sched_conf *conf, struct pool *pool, struct prefix *p
     sched->slot_count = 2 * conf->seqs_max + conf->queue_max;
     sched->waiting = sched->running = (struct seq_list){SEQ_NONE, SEQ_NONE, 0};
     sched->seqs = huge_calloc(sched->slot_count, sizeof *sched->seqs);
+    sched->table_pages = table_pages(sched);
+    sched->tables = huge_alloc(conf->seqs_max, sched->table_pages * sizeof *sched->tables);
+    sched->tables_free = calloc(conf->seqs_max, sizeof *sched->tables_free);
+    sched->found = calloc(sched->table_pages, sizeof *sched->found);
     sched->walk = calloc(conf->seqs_max, sizeof *sched->walk);
     sched->page_marks = calloc(pool_geometry(pool)->page_count, sizeof *sched->page_marks);
     sched->bads = calloc(pool_geometry(pool)->page_count, sizeof *sched->bads);
@@ -59,12 +74,14 @@ int sched_new(const struct sched_conf *conf, struct pool *pool, struct prefix *p
     if (r == 0) r = slot_heap_init(&sched->deadlines, sched->slot_count);
     if (r == 0) r = sched_share_init(sched);
     if (r == 0) r = checks_new(pool, sched->conf.group_count, &sched->checks);
-    if (r < 0 || !sched->seqs || !sched->walk || !sched->page_marks || !sched->bads || !sched->bad_marks) {
+    if (r < 0 || !sched->seqs || !sched->walk || !sched->page_marks || !sched->bads || !sched->bad_marks ||
+        !sched->tables || !sched->tables_free || !sched->found) {
         sched_free(sched);
         return -ENOMEM;
     }
     for (uint32_t slot = 0; slot < sched->slot_count; slot++)
         sched->seqs[slot].next = slot + 1 < sched->slot_count ? slot + 1 : SEQ_NONE;
+    for (uint32_t i = 0; i < conf->seqs_max; i++) sched->tables_free[i] = conf->seqs_max - 1 - i;
     *ret_sched = sched;
     return 0;
 }
@@ -72,12 +89,10 @@ int sched_new(const struct sched_conf *conf, struct pool *pool, struct prefix *p
 static void seq_free_memory(struct seq *seq)
 {
     free(seq->tokens);
-    free(seq->pages);
     free(seq->keys);
     free(seq->biases);
     free(seq->retains);
     seq->tokens = NULL;
-    seq->pages = NULL;
     seq->keys = NULL;
     seq->biases = NULL;
     seq->retains = NULL;
@@ -96,6 +111,9 @@ void sched_free(struct sched *sched)
     free(sched->bad_marks);
     free(sched->groups);
     checks_free(sched->checks);
+    free(sched->tables);
+    free(sched->tables_free);
+    free(sched->found);
     free(sched->walk);
     free(sched->seqs);
     free(sched);
@@ -145,6 +163,21 @@ static bool edge_exists(enum seq_state from, enum seq_state to)
     return false;
 }
 
+void sched_table_take(struct sched *sched, struct seq *seq)
+{
+    CHECK(sched->running.count < sched->conf.seqs_max);
+    CHECK(!seq->pages);
+    uint32_t table = sched->tables_free[sched->running.count];
+    seq->pages = sched->tables + (size_t)table * sched->table_pages;
+}
+
+static void table_give(struct sched *sched, struct seq *seq)
+{
+    sched->tables_free[sched->running.count] = (uint32_t)((size_t)(seq->pages - sched->tables) /
+                                                          sched->table_pages);
+    seq->pages = NULL;
+}
+
 static void seq_leave(struct sched *sched, uint32_t slot)
 {
     struct seq *seq = &sched->seqs[slot];
@@ -162,6 +195,8 @@ static void seq_leave(struct sched *sched, uint32_t slot)
         sched->pages_owed -= seq->owed;
         sched->groups[seq->group].running_count--;
         seq->owed = 0;
+        CHECK(seq->page_count == 0);
+        table_give(sched, seq);
     }
 }
 
@@ -176,6 +211,7 @@ void sched_seq_move(struct sched *sched, uint32_t slot, enum seq_state to)
         list_insert(sched, &sched->waiting, slot, sched->waiting.last);
         if (!seq->paused) slot_heap_push(&sched->ready, slot, seq->due_ns, seq->order);
     } else if (to == SEQ_RUNNING) {
+        CHECK(seq->pages); // sched_table_take
         running_insert(sched, slot);
         sched->groups[seq->group].running_count++;
         sched->running_paused += seq->paused;
@@ -274,16 +310,16 @@ static int seq_fill(struct seq *seq, const struct sched_request *request)
         .tail_page = PAGE_NONE,
     };
     seq->tokens = malloc(tokens_max * sizeof *seq->tokens);
-    seq->pages = malloc(seq->page_cap * sizeof *seq->pages);
     seq->keys = malloc(seq->page_cap * sizeof *seq->keys);
     seq->biases = malloc((request->bias_count + 1u) * sizeof *seq->biases);
     seq->retains = malloc((request->retain_count + 1u) * sizeof *seq->retains);
-    if (!seq->tokens || !seq->pages || !seq->keys || !seq->biases || !seq->retains) {
+    if (!seq->tokens || !seq->keys || !seq->biases || !seq->retains) {
         seq_free_memory(seq);
         return -ENOMEM;
     }
     memcpy(seq->tokens, request->prompt, request->prompt_count * sizeof *seq->tokens);
-    seq->last_token = request->prompt[request->prompt_count - 1];
+    uint32_t tail = (request->prompt_count - 1) / PAGE_TOKENS * PAGE_TOKENS;
+    memcpy(seq->tail, request->prompt + tail, (request->prompt_count - tail) * sizeof *seq->tail);
     if (request->bias_count) memcpy(seq->biases, request->biases, request->bias_count * sizeof *seq->biases);
     for (uint32_t i = 0; i < request->retain_count; i++) seq->retains[i] = request->retains[i];
     return 0;

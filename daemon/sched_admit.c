@@ -20,7 +20,7 @@ enum { WAY_STEPS = 8 }; // before it is asked again whether others' pages are en
 
 /* ---- what a candidate finds in the cache ---- */
 
-/* Cached pages at the front of its tokens, into pages[]; at least one token is left to compute. *ret_idle: how many of
+/* Cached pages at the front of its tokens, into found[]; at least one token is left to compute. *ret_idle: how many of
  * them nobody holds, so that they stop being free for others. */
 static uint32_t prefix_match(const struct sched *sched, struct seq *seq, uint32_t *ret_idle)
 {
@@ -33,7 +33,7 @@ static uint32_t prefix_match(const struct sched *sched, struct seq *seq, uint32_
         if (page_idx == PAGE_NONE) break;
         const struct page_desc *desc = pool_desc(sched->pool, page_idx);
         *ret_idle += desc->refcount == 0;
-        seq->pages[count++] = (struct plan_page){page_idx, desc->generation};
+        sched->found[count++] = (struct plan_page){page_idx, desc->generation};
         parent = page_idx;
     }
     return count;
@@ -42,6 +42,7 @@ static uint32_t prefix_match(const struct sched *sched, struct seq *seq, uint32_
 /* Holds the pages that prefix_match just found. */
 static void prefix_take(struct sched *sched, struct seq *seq, uint32_t count, uint64_t now_ns)
 {
+    memcpy(seq->pages, sched->found, count * sizeof *seq->pages);
     for (uint32_t i = 0; i < count; i++) {
         prefix_hold(sched->prefix, seq->pages[i].page_idx, now_ns);
         prefix_give(sched->prefix, seq->pages[i].page_idx,
@@ -59,7 +60,8 @@ static void tail_take(struct step *step, uint32_t slot, uint64_t spare)
     struct seq *seq = &sched->seqs[slot];
     uint32_t parent = seq->page_count ? seq->pages[seq->page_count - 1].page_idx : PAGE_NONE, count;
     if (sched_is_scoring(seq)) return;
-    uint32_t page_idx = prefix_find_tail(sched->prefix, seq->root_key, parent, seq->tokens + seq->computed,
+    uint32_t page_idx = prefix_find_tail(sched->prefix, seq->root_key, parent,
+                                         sched_seq_tokens(seq) + seq->computed,
                                          seq->token_count - 1 - seq->computed, &count);
     if (page_idx == PAGE_NONE || (spare == 0 && pool_desc(sched->pool, page_idx)->refcount == 0)) return;
     prefix_hold(sched->prefix, page_idx, step->now_ns); // first: a page may be evicted for the copy
@@ -125,9 +127,9 @@ static uint32_t mark_pages(struct sched *sched, const struct seq *victim)
     return freed;
 }
 
-static void unmark_pages(struct sched *sched, const struct seq *seq, uint32_t page_count)
+static void unmark_pages(struct sched *sched, const struct seq *seq)
 {
-    for (uint32_t i = 0; i < page_count; i++) sched->page_marks[seq->pages[i].page_idx] = 0;
+    for (uint32_t i = 0; i < seq->page_count; i++) sched->page_marks[seq->pages[i].page_idx] = 0;
     if (seq->tail_page != PAGE_NONE) sched->page_marks[seq->tail_page] = 0;
 }
 
@@ -139,8 +141,8 @@ static uint32_t way_count(struct sched *sched, const struct seq *seq)
     uint32_t count = 0, slot;
     bool enough = false;
     for (uint32_t i = 0; i < seq->hits; i++) {
-        sched->page_marks[seq->pages[i].page_idx] = MARK_HIT;
-        need += pool_desc(sched->pool, seq->pages[i].page_idx)->refcount == 0;
+        sched->page_marks[sched->found[i].page_idx] = MARK_HIT;
+        need += pool_desc(sched->pool, sched->found[i].page_idx)->refcount == 0;
     }
     for (slot = sched->running.last; slot != SEQ_NONE && !enough; slot = sched->seqs[slot].previous) {
         const struct seq *victim = &sched->seqs[slot];
@@ -154,9 +156,9 @@ static uint32_t way_count(struct sched *sched, const struct seq *seq)
     for (slot = sched->running.last; slot != SEQ_NONE; slot = sched->seqs[slot].previous) {
         const struct seq *victim = &sched->seqs[slot];
         if (!sched_seq_before(seq, victim)) break;
-        unmark_pages(sched, victim, victim->page_count);
+        unmark_pages(sched, victim);
     }
-    unmark_pages(sched, seq, seq->hits);
+    for (uint32_t i = 0; i < seq->hits; i++) sched->page_marks[sched->found[i].page_idx] = 0;
     return enough ? count : 0;
 }
 
@@ -225,6 +227,7 @@ static enum look admit(struct step *step, uint32_t slot)
         seq->look_step = 0;
     }
     if (!prefill_may_begin(step, seq)) return LOOK_SHORT;
+    sched_table_take(sched, seq);
     prefix_take(sched, seq, seq->hits, step->now_ns);
     seq->group = sched_group_pick(sched, step->group_idx);
     sched_seq_move(sched, slot, SEQ_RUNNING);

@@ -61,8 +61,9 @@ static int seq_check(const struct sched *sched, uint32_t slot, uint32_t *holders
     if (seq->computed > seq->token_count || seq->token_count > seq->token_cap)
         return ERR(err, ERR_FORMAT, "sched: seq %u: computed %u of %u tokens, room %u", slot, seq->computed,
                    seq->token_count, seq->token_cap);
-    if (seq->last_token != seq->tokens[seq->token_count - 1])
-        return ERR(err, ERR_FORMAT, "sched: seq %u: last token %u", slot, seq->last_token);
+    if (seq->token_count % PAGE_TOKENS == 0 &&
+        memcmp(seq->tail, seq->tokens + seq->token_count - PAGE_TOKENS, sizeof seq->tail) != 0)
+        return ERR(err, ERR_FORMAT, "sched: seq %u: its last %d tokens", slot, PAGE_TOKENS);
     if (seq->page_count > seq->page_cap || seq->page_count < sched_pages_for(seq->computed))
         return ERR(err, ERR_FORMAT, "sched: seq %u: %u pages for %u tokens", slot, seq->page_count,
                    seq->computed);
@@ -88,7 +89,7 @@ static int seq_check(const struct sched *sched, uint32_t slot, uint32_t *holders
     uint32_t tail = seq->computed % PAGE_TOKENS;
     holders[seq->tail_page]++;
     if (tail == 0 || pool_desc(sched->pool, seq->tail_page)->parent != parent ||
-        memcmp(pool_tokens(sched->pool, seq->tail_page), seq->tokens + sealed * PAGE_TOKENS,
+        memcmp(pool_tokens(sched->pool, seq->tail_page), sched_seq_tokens(seq) + sealed * PAGE_TOKENS,
                tail * sizeof *seq->tokens) != 0)
         return ERR(err, ERR_FORMAT, "sched: seq %u: page %u is not of its tail", slot, seq->tail_page);
     return 0;

@@ -43,6 +43,8 @@ static void seal_prefetch(const struct sched *sched, struct seq *seq, enum seal_
     uint32_t page = seq->computed / PAGE_TOKENS;
     if (!fills(seq)) return;
     if (turn == SEAL_SEQ) {
+        __builtin_prefetch(seq->tokens + page * PAGE_TOKENS);
+        __builtin_prefetch(seq->tokens + page * PAGE_TOKENS + PAGE_TOKENS - 1);
         __builtin_prefetch(seq->pages + page, 1);
         __builtin_prefetch(&seq->keys);
         return;
@@ -178,7 +180,7 @@ static uint32_t seq_answer(struct answer *answer, const struct done_seq *done_se
     event.score_count = 0;
     events[count++] = event;
     if (event.kind == SCHED_TOKEN && seq->token_count < seq->token_cap) {
-        seq->tokens[seq->token_count++] = seq->last_token = done_seq->token;
+        sched_seq_append(seq, done_seq->token);
         sched_seq_owe(sched, seq);
     } else {
         sched_seq_pause(sched, slot,

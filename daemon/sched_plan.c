@@ -173,14 +173,16 @@ static void plan_push(struct step *step, uint32_t slot, uint32_t rows)
     out.token_count = rows;
     out.pos_first = seq->computed;
     out.score_target = scores && end < seq->prompt_count ? seq->tokens[end] : PLAN_TOKEN_NONE;
-    const uint32_t *tokens = sched_rows_wanted(seq) == 1 ? &seq->last_token : seq->tokens + seq->computed;
+    const uint32_t *tokens = sched_rows_wanted(seq) == 1 ? sched_seq_last(seq)
+                                                         : sched_seq_tokens(seq) + seq->computed;
     out.token_first = (uint32_t)plan_writer_tokens(step->writer, tokens, rows);
     out.page_count = sched_pages_for(end);
     out.page_first = (uint32_t)plan_writer_pages(step->writer, seq->pages, out.page_count);
     plan_push_checks(step, seq);
     out.history_first = out.history_count = out.history_prompt = 0;
     if (seq->use_history) {
-        out.history_first = (uint32_t)plan_writer_history(step->writer, seq->tokens, seq->token_count);
+        out.history_first = (uint32_t)plan_writer_history(step->writer, sched_seq_tokens(seq),
+                                                          seq->token_count);
         out.history_count = seq->token_count;
         out.history_prompt = seq->prompt_count;
     }

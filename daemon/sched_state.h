@@ -11,6 +11,7 @@
 
 #include "daemon/checks.h"
 #include <stddef.h>
+#include <string.h>
 
 #include "daemon/sched.h"
 #include "daemon/slot_heap.h"
@@ -35,8 +36,8 @@ enum {
 };
 
 struct seq {
-    /* Two lines, and the parameters behind them: all that a step looks at of a sequence that goes on by a row within a
-     * page, beside the row's token. See sched_seq_prefetch. */
+    /* Two lines, its last tokens and the parameters: all that a step looks at of a sequence that goes on by a row within
+     * a page. See sched_seq_prefetch. */
     _Alignas(CACHELINE_BYTES) enum seq_state state;
     uint32_t generation;     // high half of the id; grows when the slot is used again
     uint32_t previous, next; // in the waiting or running list, or next in the free list
@@ -56,17 +57,20 @@ struct seq {
     bool admitted; // has been RUNNING once
     bool expired;  // its deadline has come: paused for good
 
-    _Alignas(CACHELINE_BYTES) uint32_t *tokens; // owned, (token_cap): prompt, then output
-    struct plan_page *pages;                    // owned, (page_cap): only page_count in use
+    /* Owned, (token_cap): prompt, then output. Of the output only whole pages: see tail. */
+    _Alignas(CACHELINE_BYTES) uint32_t *tokens;
+    struct plan_page *pages; // running: its table, of which page_count are in use
     void *owner;
     uint64_t served_step;   // the last one planned with rows of it
     uint64_t moved_step;    // sched_share.c: running, while it holds others: the last step that brought it on
     uint32_t group;         // running: in whose steps it is
     uint32_t checked_count; // in checked_era, the first so many pages need no check any more
-    uint32_t last_token;    // tokens[token_count - 1]
     uint32_t held_first;    // sched_share.c: running: those that it holds, or SEQ_NONE
     uint32_t promised_first, promised_end; // sched_share.c: running: pages that it will seal
 
+    /* The last tokens, number n at n % PAGE_TOKENS. They go to `tokens` a page at a time, which is memory that is seldom
+     * in a cache: sched_seq_tokens. */
+    _Alignas(CACHELINE_BYTES) uint32_t tail[PAGE_TOKENS];
     _Alignas(CACHELINE_BYTES) struct plan_seq params;
     uint32_t bias_count, min_output, min_bias_count;
     uint32_t page_cap;
@@ -100,7 +104,7 @@ struct seq {
     uint32_t place_lost_count; // times that it went from RUNNING to WAITING, whatever for
     uint64_t deadline_ns;      // 0: none
 };
-static_assert(offsetof(struct seq, params) == 2 * CACHELINE_BYTES, "two lines a row");
+static_assert(offsetof(struct seq, tail) == 2 * CACHELINE_BYTES, "two lines a row");
 
 struct seq_list {
     uint32_t first, last, count;
@@ -133,6 +137,10 @@ struct sched {
     struct seq_list running;    // most urgent first
     uint32_t running_paused;    // how many of running are paused
     uint64_t pages_owed;        // sum over running
+    struct plan_page *tables;   // owned, (seqs_max, table_pages): of those that run
+    uint32_t *tables_free;      // owned, (seqs_max): from number running.count on, those that nobody has
+    uint32_t table_pages;
+    struct plan_page *found;  // owned, (table_pages): hits of the one that was looked up last
     uint32_t *walk;           // owned, (seqs_max): slots as the last walk over running met them, a hint what
     uint32_t walk_count;      // the next one will meet: a list cannot be prefetched
     uint64_t submitted;       // ever
@@ -171,8 +179,10 @@ static inline void sched_seq_prefetch(const struct seq *seq, size_t bytes)
     for (size_t at = 0; at < bytes; at += CACHELINE_BYTES) __builtin_prefetch((const uint8_t *)seq + at);
 }
 
-/* Moves a sequence between lists and states along SEQ_EDGES. */
+/* Moves a sequence between lists and states along SEQ_EDGES. One that is to run has a table already. */
 void sched_seq_move(struct sched *sched, uint32_t slot, enum seq_state to);
+/* As many tables as places: there is one for whoever comes in next. Who stops running gives it back without pages. */
+void sched_table_take(struct sched *sched, struct seq *seq);
 
 /* Whether a comes before b. No two are equal. */
 static inline bool sched_seq_before(const struct seq *a, const struct seq *b)
@@ -181,6 +191,26 @@ static inline bool sched_seq_before(const struct seq *a, const struct seq *b)
 }
 
 void sched_seq_pause(struct sched *sched, uint32_t slot, bool paused);
+
+/* Its tokens, all of them in `tokens` now. */
+static inline const uint32_t *sched_seq_tokens(const struct seq *seq)
+{
+    uint32_t first = seq->token_count / PAGE_TOKENS * PAGE_TOKENS;
+    for (uint32_t i = first; i < seq->token_count; i++) seq->tokens[i] = seq->tail[i % PAGE_TOKENS];
+    return seq->tokens;
+}
+
+static inline void sched_seq_append(struct seq *seq, uint32_t token)
+{
+    seq->tail[seq->token_count++ % PAGE_TOKENS] = token;
+    if (seq->token_count % PAGE_TOKENS == 0)
+        memcpy(seq->tokens + seq->token_count - PAGE_TOKENS, seq->tail, sizeof seq->tail);
+}
+
+static inline const uint32_t *sched_seq_last(const struct seq *seq)
+{
+    return &seq->tail[(seq->token_count - 1) % PAGE_TOKENS];
+}
 
 /* Key of its page number `page`; all its tokens are known. Computed once. */
 struct hash128 sched_seq_key(struct seq *seq, uint32_t page);

@@ -10,7 +10,7 @@
 
 #define HUGE_BYTES ((size_t)2 << 20)
 
-void *huge_calloc(size_t count, size_t bytes)
+static void *huge_new(size_t count, size_t bytes, size_t *ret_total)
 {
     size_t total;
     if (__builtin_mul_overflow(count, bytes, &total) || total > SIZE_MAX - HUGE_BYTES) return NULL;
@@ -20,6 +20,20 @@ void *huge_calloc(size_t count, size_t bytes)
     if (!memory) return NULL;
     // A wish, so no result.
     if (unit == HUGE_BYTES) (void)madvise(memory, total, MADV_HUGEPAGE);
-    memset(memory, 0, total);
+    *ret_total = total;
     return memory;
+}
+
+void *huge_calloc(size_t count, size_t bytes)
+{
+    size_t total;
+    void *memory = huge_new(count, bytes, &total);
+    if (memory) memset(memory, 0, total);
+    return memory;
+}
+
+void *huge_alloc(size_t count, size_t bytes)
+{
+    size_t total;
+    return huge_new(count, bytes, &total);
 }

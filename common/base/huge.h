@@ -8,5 +8,7 @@
 
 /* (count) zeroed elements of `bytes` bytes each, on a cache line at least. For free(). NULL: no memory. */
 void *huge_calloc(size_t count, size_t bytes);
+/* The same, not zeroed: what is not touched takes no memory. */
+void *huge_alloc(size_t count, size_t bytes);
 
 #endif
