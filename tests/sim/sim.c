@@ -317,8 +317,7 @@ void sim_drain(struct sim *sim)
                 steps_max); // the oldest always gets on, so that each step brings one nearer to its end
         sim->now_ns++;
         sim_clients_expire(sim);
-        bool waits = sim->group_count > 1 && sim->has_poison; // for the worker of one that kills workers
-        LAW(step_once(sim, false) || waits);                  // never idle with work to do
+        LAW(step_once(sim, false) || sim_suspect_waits(sim)); // never idle with work to do
         sim_check_pool(sim);
     }
     for (int i = 0; i < SIM_CLIENTS; i++) LAW(!sim->clients[i].live);

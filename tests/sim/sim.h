@@ -44,11 +44,11 @@ struct sim_client {
     uint64_t arrival_ns, deadline_ns; // 0: none
     uint64_t order;                   // of submission
     uint32_t losses;                  // lost steps with it since an answered one
-    uint32_t passed; // plans of its group in a row without it although it is the first of all
-    uint64_t token_step;              // the plan that gave the last token
-    uint64_t salt;                    // of its root key
-    uint32_t tokens[SIM_LEN_MAX];     // prompt, then what came out
-    uint64_t histories[SIM_LEN_MAX];  // hash of tokens[0 .. i]
+    uint32_t passed;                 // plans of its group in a row without it although it is the first of all
+    uint64_t token_step;             // the plan that gave the last token
+    uint64_t salt;                   // of its root key
+    uint32_t tokens[SIM_LEN_MAX];    // prompt, then what came out
+    uint64_t histories[SIM_LEN_MAX]; // hash of tokens[0 .. i]
 };
 
 enum sim_fault {
@@ -165,6 +165,8 @@ bool sim_worker_run(struct sim *sim, const struct plan_view *plan, uint64_t rows
 
 void sim_note_running(struct sim *sim); // before a plan
 void sim_check_plan(struct sim *sim, uint32_t group);
+/* Whether somebody whose rows may kill workers waits for its own group's worker to come back, as it is to. */
+bool sim_suspect_waits(const struct sim *sim);
 void sim_check_idle(struct sim *sim); // nobody could be planned, and no step is in flight
 void sim_check_pool(struct sim *sim);
 

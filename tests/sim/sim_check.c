@@ -182,6 +182,17 @@ static void check_admission(const struct sim *sim, uint32_t group)
     LAW(preempted <= gave_way || !stayed || others_fly(sim, group));
 }
 
+bool sim_suspect_waits(const struct sim *sim)
+{
+    for (int i = 0; i < SIM_CLIENTS; i++) {
+        const struct seq *seq = sim->clients[i].live ? sched_seq_find(sim->sched, sim->clients[i].seq_id)
+                                                     : NULL;
+        if (seq && seq->state == SEQ_RUNNING && sched_is_suspect(seq) && sim->groups[seq->group].down > 0)
+            return true;
+    }
+    return false;
+}
+
 void sim_check_idle(struct sim *sim)
 {
     uint32_t waits = 0, runs = 0;
