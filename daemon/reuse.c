@@ -67,8 +67,11 @@ static void ages_fill(struct reuse *reuse)
 {
     for (uint32_t bucket = 0; bucket <= AGES; bucket++) {
         uint64_t age = UINT64_C(1) << bucket / 2;
-        if (bucket & 1)
-            while (age * age >> (bucket / 2 * 2 + 1) == 0) age++;
+        if (bucket & 1) { // the least that is not below 2^(k + 1/2)
+            for (uint64_t add = age / 2; add > 0; add /= 2)
+                if ((age + add) * (age + add) >> (bucket / 2 * 2 + 1) == 0) age += add;
+            age++;
+        }
         reuse->age_first[bucket] = age;
         if (bucket > 0 && COUNTED * age <= reuse->log_mask) reuse->age_count = bucket;
     }
