@@ -154,8 +154,15 @@ static void route_metrics(struct api *api, struct conn *conn, const struct http_
     struct buf out;
     struct engine_stats stats;
     engine_stats(api->conf.engine, &stats);
+    struct metrics_engine engines[GROUPS_MAX];
+    for (uint32_t i = 0; i < stats.group_count; i++) {
+        struct engine_group_stats group;
+        engine_group_stats(api->conf.engine, i, &group);
+        engines[i] = (struct metrics_engine){group.is_ready, group.running, group.steps, group.restarts};
+    }
     struct metrics_gauges gauges = {
-        .running = stats.sched.running_count,
+        .engines = engines,
+        .engine_count = stats.group_count,
         .waiting = stats.sched.waiting_count,
         .page_tokens = PAGE_TOKENS,
         .page_count = stats.page_count,
@@ -178,7 +185,6 @@ static void route_metrics(struct api *api, struct conn *conn, const struct http_
         .tier_pages_read = stats.offload.pages_read,
         .tier_pages_failed = stats.offload.pages_failed,
         .page_bytes = stats.page_bytes,
-        .worker_restarts = stats.restarts,
         .http_requests = api->http_requests,
         .http_conns = api->http ? http_server_stats(api->http).conns : 0,
         .cache_dtype = "f16",

@@ -251,9 +251,6 @@ static int refuse_unbuilt(const struct conf *conf, struct err *err)
         return ERR(err, ERR_CONFIG, "cache-file: not built for tensor-parallel-size %u, only for 1",
                    conf->tensor_parallel_size);
     }
-    if (conf->data_parallel_size != 1) {
-        return ERR(err, ERR_CONFIG, "data-parallel-size: only 1 is built, not %u", conf->data_parallel_size);
-    }
     return 0;
 }
 

@@ -55,7 +55,7 @@
       "File of further keys, one a line; # begins a comment.") \
     \
     X(COUNT, max_num_seqs, "max-num-seqs", "scheduler", "64", 1, PLAN_SEQS_MAX, "COUNT", \
-      "Sequences computed together in one step.") \
+      "Sequences computed together, by all workers.") \
     X(COUNT, max_num_batched_tokens, "max-num-batched-tokens", "scheduler", "512", 1, PLAN_TOKENS_MAX, "TOKENS", \
       "Tokens computed in one step; what decoding leaves of them goes to prompts. At least max-num-seqs.") \
     X(COUNT, itl_target_ms, "itl-target-ms", "scheduler", "0", 0, 60000, "MILLISECONDS", \
@@ -105,10 +105,12 @@
     X(TEXT, instance, "instance", "process", "default", 0, 0, "NAME", \
       "Names this daemon's shared memory, so that several can run on one machine: 1 to 32 of a-z 0-9 _ -.") \
     X(COUNT, threads, "threads", "process", "0", 0, 1024, "COUNT", \
-      "Threads of the worker. 0: one for each core that this process may use, within its control group's quota.") \
+      "Threads of each worker. 0: one for each core that it may use, within the control group's quota; several " \
+      "workers divide them.") \
     X(TEXT, cpus, "cpus", "process", "", 0, 0, "LIST", \
       "CPUs that are this daemon's own: 0-7,16 or node:1 for those of a NUMA node. It and its worker use no " \
-      "others, take memory near them, and each thread of the worker stays on one. Empty: all, unpinned.") \
+      "others, take memory near them, and each thread of the worker stays on one; several workers divide them. Empty: " \
+      "all, unpinned.") \
     X(CHOICE, weights, "weights", "process", "shared", 0, 0, "shared|private", \
       "Where the worker keeps its weights, packed for this machine. shared: in /dev/shm, where every worker of " \
       "the same model finds them, and its own successor too; private: in its own memory.") \
@@ -116,7 +118,9 @@
       "Processes (ranks) that one copy of the model is split over, started by Open MPI's mpirun on this machine; they share " \
       "the threads out among them. Answers are the same, bit for bit, for any number.") \
     X(COUNT, data_parallel_size, "data-parallel-size", "process", "1", 1, GROUPS_MAX, "COUNT", \
-      "Copies of the model. Only 1 is built.") \
+      "Workers that compute beside each other, each with the whole model and CPUs of its own, on one cache: what one " \
+      "has computed all find, and what one that dies was at the others go on with. Packed weights are shared, by those " \
+      "of one NUMA node. One for each NUMA node is the natural number.") \
     X(TEXT, worker_path, "worker-path", "process", "", 0, 0, "PATH", \
       "The worker program. Empty: kvasir-worker beside kvasird, else the installed one.") \
     \

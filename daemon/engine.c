@@ -17,6 +17,17 @@
 #include "daemon/group.h"
 #include "daemon/pool_home.h"
 
+struct engine_group { // a group and its step
+    struct engine *engine;
+    uint32_t idx;
+    struct group *group;
+    bool serves;             // its worker is ready and gives the bits that the pool's pages have
+    void *plan_bytes;        // owned: private copy of the plan in flight
+    struct plan_view plan;   // into plan_bytes
+    uint64_t done_ns;        // arrival of the completion whose successor is not planned yet; 0: none
+    struct engine_step step; // of that completion
+};
+
 struct engine {
     struct engine_conf conf;
     char *instance; // owned
@@ -29,14 +40,16 @@ struct engine {
     struct sched *sched;
     struct plan_limits limits;
     struct plan_writer *writer;
-    struct group *group;
+    struct engine_group *groups; // owned, (conf.group_count); of those that could not be made group is NULL
+    uint32_t groups_left;        // to stop, or to free
+    bool is_failing;             // one could not start: the others are stopped
+    int failed_status;
+    char failed_reason[1024];
     struct hash128 root_key;
     struct offload *offload; // NULL: no cache file, or closed
     char tier_note[256];
 
-    void *plan_bytes;      // private copy of the plan in flight
-    struct plan_view plan; // into plan_bytes
-    void *done_bytes;      // private copy of a completion
+    void *done_bytes; // private copy of a completion
     size_t done_bytes_max;
     struct sched_event *events; // (2 * seqs_max)
 
@@ -44,8 +57,6 @@ struct engine {
     uv_timer_t deadline;     // active until the next deadline of a sequence
     uint64_t deadline_ns;    // that one; UINT64_MAX: none
     uint32_t handles_open;   // of these two, while closing
-    uint64_t done_ns;        // arrival of the completion whose successor is not planned yet; 0: none
-    struct engine_step step; // of that completion
     void (*on_freed)(void *owner);
 };
 
@@ -53,12 +64,13 @@ static void engine_dirty(struct engine *engine);
 
 /* ---- one step ---- */
 
-static void step_report(struct engine *engine, bool planned)
+static void step_report(struct engine_group *at, bool planned)
 {
-    if (engine->done_ns == 0) return;
-    engine->step.turn_ns = planned ? clock_mono_ns() - engine->done_ns : 0;
-    engine->done_ns = 0;
-    engine->conf.callbacks->on_step(engine->conf.owner, &engine->step);
+    struct engine *engine = at->engine;
+    if (at->done_ns == 0) return;
+    at->step.turn_ns = planned ? clock_mono_ns() - at->done_ns : 0;
+    at->done_ns = 0;
+    engine->conf.callbacks->on_step(engine->conf.owner, &at->step);
 }
 
 static void deadline_arm(struct engine *engine);
@@ -93,29 +105,52 @@ static void deadline_arm(struct engine *engine)
                    next_ns > now_ns ? (next_ns - now_ns + NS_PER_MS - 1) / NS_PER_MS : 0, 0);
 }
 
-/* Plans the next step and pushes it; the plan is kept to verify the answer against. */
+static bool can_compute(const struct engine_group *at)
+{
+    return at->serves && group_state(at->group) == GROUP_READY;
+}
+
+static bool flies_any(const struct engine *engine)
+{
+    uint32_t i = 0;
+    while (i < engine->conf.group_count && !sched_in_flight(engine->sched, i)) i++;
+    return i < engine->conf.group_count;
+}
+
+/* Plans a group's next step and pushes it; the plan is kept to verify the answer against. -> whether there is one. */
+static bool group_plan(struct engine_group *at)
+{
+    struct engine *engine = at->engine;
+    if (!can_compute(at) || sched_in_flight(engine->sched, at->idx)) return false;
+    size_t slot_bytes;
+    void *slot = link_plan_slot(group_link(at->group), &slot_bytes);
+    if (!slot) { // one step in flight, LINK_SLOTS slots: only a broken ring has none
+        group_kill(at->group, "the plan ring is broken");
+        return false;
+    }
+    int seqs = sched_plan(engine->sched, at->idx, clock_mono_ns(), engine->writer);
+    if (seqs == 0 && engine->offload && !flies_any(engine) &&
+        offload_yield(engine->offload)) // somebody may fit now
+        seqs = sched_plan(engine->sched, at->idx, clock_mono_ns(), engine->writer);
+    if (seqs == 0) return false;
+    size_t bytes = plan_writer_finish(engine->writer, at->plan_bytes, slot_bytes);
+    int r = plan_verify(at->plan_bytes, bytes, &engine->limits, &at->plan, NULL);
+    CHECK(r == 0); // our own writer
+    memcpy(slot, at->plan_bytes, bytes);
+    link_plan_push(group_link(at->group), bytes);
+    group_step_begin(at->group);
+    step_report(at, true);
+    return true;
+}
+
+/* A plan may give sequences to a group that was asked before: until none has anything to do. */
 static void step_plan(struct engine *engine)
 {
     deadlines_expire(engine); // never computed: also those whose timer is late
-    if (group_state(engine->group) != GROUP_READY || sched_in_flight(engine->sched, 0)) return;
-    size_t slot_bytes;
-    void *slot = link_plan_slot(group_link(engine->group), &slot_bytes);
-    if (!slot) { // one step in flight, LINK_SLOTS slots: only a broken ring has none
-        group_kill(engine->group, "the plan ring is broken");
-        return;
-    }
-    int seqs = sched_plan(engine->sched, 0, clock_mono_ns(), engine->writer);
-    if (seqs == 0 && engine->offload && offload_yield(engine->offload)) // somebody may fit now
-        seqs = sched_plan(engine->sched, 0, clock_mono_ns(), engine->writer);
-    if (seqs > 0) {
-        size_t bytes = plan_writer_finish(engine->writer, engine->plan_bytes, slot_bytes);
-        int r = plan_verify(engine->plan_bytes, bytes, &engine->limits, &engine->plan, NULL);
-        CHECK(r == 0); // our own writer
-        memcpy(slot, engine->plan_bytes, bytes);
-        link_plan_push(group_link(engine->group), bytes);
-        group_step_begin(engine->group);
-    }
-    step_report(engine, seqs > 0);
+    uint32_t count = engine->conf.group_count;
+    for (uint32_t i = 0, still = 0; still < count; i = (i + 1) % count, still++)
+        if (group_plan(&engine->groups[i])) still = 0;
+    for (uint32_t i = 0; i < count; i++) step_report(&engine->groups[i], false);
     if (engine->offload) offload_turn(engine->offload);
 }
 
@@ -132,81 +167,95 @@ static void engine_dirty(struct engine *engine)
     if (!uv_is_active((uv_handle_t *)&engine->prepare)) uv_prepare_start(&engine->prepare, before_sleep);
 }
 
-/* Nothing of the step was computed: it is planned again without the bad pages. */
-static void pages_drop(struct engine *engine, const struct done_view *done)
+/* Where bad pages are to be dropped, nobody but sequences may hold any. */
+static void tier_step_back(struct engine *engine)
 {
+    if (engine->offload && sched_is_barred(engine->sched)) offload_abandon(engine->offload);
+}
+
+/* Nothing of the step was computed: it is planned again without the bad pages. */
+static void pages_drop(struct engine_group *at, const struct done_view *done)
+{
+    struct engine *engine = at->engine;
     uint32_t bad_count = done->header->bad_count;
     if (engine->offload) offload_abandon(engine->offload);
-    int dropped = sched_corrupt(engine->sched, 0, clock_mono_ns(), done->bads, bad_count);
+    int dropped = sched_corrupt(engine->sched, at->idx, clock_mono_ns(), done->bads, bad_count);
     engine->conf.callbacks->on_corrupt(engine->conf.owner, bad_count, (uint32_t)dropped);
 }
 
 /* Full pages go to the tier as well, and what a prompt's rows cost tells whether fetching pays. */
-static void step_offload(struct engine *engine, const struct done_view *done, uint32_t prefill_rows)
+static void step_offload(struct engine_group *at, const struct done_view *done)
 {
-    for (uint32_t i = 0; i < done->header->seal_count; i++)
-        offload_sealed(engine->offload, done->seals[i].page_idx);
-    if (prefill_rows > 0)
-        offload_computed(engine->offload, engine->step.token_count, done->header->forward_ns);
+    struct offload *offload = at->engine->offload;
+    for (uint32_t i = 0; i < done->header->seal_count; i++) offload_sealed(offload, done->seals[i].page_idx);
+    if (at->step.prefill_count > 0) offload_computed(offload, at->step.token_count, done->header->forward_ns);
 }
 
-static int completion_take(struct engine *engine, size_t bytes, struct err *err)
+static void step_note(struct engine_group *at, const struct done_view *done)
 {
+    struct sched_step planned;
+    sched_last_step(at->engine->sched, at->idx, &planned);
+    at->done_ns = clock_mono_ns();
+    at->step = (struct engine_step){
+        .seq_count = done->header->seq_count,
+        .token_count = at->plan.header->token_count,
+        .prefill_count = planned.prefill_rows,
+        .step_ns = done->header->step_ns,
+        .forward_ns = done->header->forward_ns,
+        .sample_ns = done->header->sample_ns,
+        .predicted_ns = planned.predicted_ns,
+    };
+}
+
+static int completion_take(struct engine_group *at, size_t bytes, struct err *err)
+{
+    struct engine *engine = at->engine;
     struct done_view done;
-    int r = done_verify(engine->done_bytes, bytes, &engine->limits, &engine->plan, &done, err);
+    int r = done_verify(engine->done_bytes, bytes, &engine->limits, &at->plan, &done, err);
     if (r < 0) return r;
     if (done.header->bad_count > 0) {
-        pages_drop(engine, &done);
+        pages_drop(at, &done);
         return 0;
     }
     if (done.header->status < 0)
         return ERR(err, done.header->status, "its step failed: %s", err_name(done.header->status));
-    engine->done_ns = clock_mono_ns();
-    engine->step = (struct engine_step){
-        .seq_count = done.header->seq_count,
-        .token_count = engine->plan.header->token_count,
-        .step_ns = done.header->step_ns,
-        .forward_ns = done.header->forward_ns,
-        .sample_ns = done.header->sample_ns,
-    };
-    struct sched_step planned;
-    sched_last_step(engine->sched, 0, &planned);
-    engine->step.prefill_count = planned.prefill_rows;
-    engine->step.predicted_ns = planned.predicted_ns;
-    int count = sched_complete(engine->sched, 0, engine->done_ns, &done, engine->events);
+    step_note(at, &done);
+    tier_step_back(engine);
+    int count = sched_complete(engine->sched, at->idx, at->done_ns, &done, engine->events);
     if (count < 0) return ERR(err, count, "a page or sequence that was not asked for");
-    if (engine->offload) step_offload(engine, &done, planned.prefill_rows);
+    if (engine->offload) step_offload(at, &done);
     for (int i = 0; i < count; i++) {
-        engine->step.sampled_count += engine->events[i].kind == SCHED_TOKEN;
+        at->step.sampled_count += engine->events[i].kind == SCHED_TOKEN;
         if (!sched_has(engine->sched, engine->events[i].seq_id)) continue; // removed by an earlier event
         engine->conf.callbacks->on_event(engine->conf.owner, &engine->events[i], done.tops);
     }
     return 0;
 }
 
-static void completions_pop(struct engine *engine)
+static void completions_pop(struct engine_group *at)
 {
+    struct engine *engine = at->engine;
     size_t bytes;
     for (;;) {
         struct err err = {0};
-        int r = link_done_pop(group_link(engine->group), engine->done_bytes, engine->done_bytes_max, &bytes);
+        int r = link_done_pop(group_link(at->group), engine->done_bytes, engine->done_bytes_max, &bytes);
         if (r == -EAGAIN) return;
-        if (r == 0 && !sched_in_flight(engine->sched, 0)) r = ERR_PEER; // an answer nobody asked for
-        if (r == 0) r = completion_take(engine, bytes, &err);
+        if (r == 0 && !sched_in_flight(engine->sched, at->idx)) r = ERR_PEER; // an answer nobody asked for
+        if (r == 0) r = completion_take(at, bytes, &err);
         if (r < 0) {
-            group_step_end(engine->group);
-            group_kill(engine->group, err.text[0] ? err.text : err_name(r));
+            group_step_end(at->group);
+            group_kill(at->group, err.text[0] ? err.text : err_name(r));
             return;
         }
-        group_step_done(engine->group);
+        group_step_done(at->group);
         engine_dirty(engine);
     }
 }
 
-/* ---- the group's callbacks ---- */
+/* ---- the groups' callbacks ---- */
 
 /* Nothing is planned before a worker is ready, so that no adopted page is read before this. A build may also be replaced
- * while we live: then sequences compute anew what the one before had computed. */
+ * while we live: then sequences compute anew what the one before had computed. No other group has a step in flight. */
 static void producer_take(struct engine *engine, uint64_t producer)
 {
     uint32_t pool_count = 0, tier_count = 0;
@@ -221,23 +270,41 @@ static void producer_take(struct engine *engine, uint64_t producer)
         engine->conf.callbacks->on_foreign(engine->conf.owner, pool_count, tier_count);
 }
 
+/* Whether no worker that computes gives other bits than this one, which comes from the program as it is now: those of an
+ * older one are replaced, and the last of them that dies lets this one in. */
+static bool producer_agreed(struct engine_group *at, uint64_t producer)
+{
+    struct engine *engine = at->engine;
+    bool agreed = true;
+    if (pool_producer(engine->pool) == producer) return true;
+    for (uint32_t i = 0; i < engine->conf.group_count; i++) {
+        if (!engine->groups[i].serves) continue;
+        group_replace(engine->groups[i].group, "its kernels give other bits than those of a newer worker");
+        agreed = false;
+    }
+    return agreed;
+}
+
 static void group_ready(void *owner)
 {
-    struct engine *engine = owner;
-    uint64_t producer = group_producer(engine->group);
+    struct engine_group *at = owner;
+    struct engine *engine = at->engine;
+    uint64_t producer = group_producer(at->group);
     if (producer == 0) { // a worker of this layout of the link says it
-        group_kill(engine->group, "no word on the bits of its kernels");
+        group_kill(at->group, "no word on the bits of its kernels");
         return;
     }
+    if (!producer_agreed(at, producer)) return;
     producer_take(engine, producer);
+    at->serves = true;
     engine->ever_ready = true;
-    engine->conf.callbacks->on_ready(engine->conf.owner);
+    engine->conf.callbacks->on_ready(engine->conf.owner, at->idx);
     engine_dirty(engine);
 }
 
 static void group_progress(void *owner, uint32_t permille)
 {
-    struct engine *engine = owner;
+    struct engine *engine = ((struct engine_group *)owner)->engine;
     engine->conf.callbacks->on_progress(engine->conf.owner, permille);
 }
 
@@ -246,9 +313,11 @@ static void group_done(void *owner)
     completions_pop(owner);
 }
 
-static void step_lost(struct engine *engine)
+static void step_lost(struct engine_group *at)
 {
-    int count = sched_lost(engine->sched, 0, clock_mono_ns(), engine->events);
+    struct engine *engine = at->engine;
+    tier_step_back(engine);
+    int count = sched_lost(engine->sched, at->idx, clock_mono_ns(), engine->events);
     for (int i = 0; i < count; i++) {
         if (!sched_has(engine->sched, engine->events[i].seq_id)) continue; // removed by an earlier event
         engine->conf.callbacks->on_event(engine->conf.owner, &engine->events[i], NULL);
@@ -257,29 +326,51 @@ static void step_lost(struct engine *engine)
 
 static void group_lost(void *owner, const char *reason)
 {
-    struct engine *engine = owner;
-    completions_pop(engine); // what it finished before it died counts
-    if (sched_in_flight(engine->sched, 0)) step_lost(engine);
-    sched_distrust(engine->sched, 0);
-    if (group_is_wild(engine->group)) {
+    struct engine_group *at = owner;
+    struct engine *engine = at->engine;
+    completions_pop(at); // what it finished before it died counts
+    if (sched_in_flight(engine->sched, at->idx)) step_lost(at);
+    at->serves = false;
+    sched_distrust(engine->sched, at->idx);
+    if (group_is_wild(at->group)) {
         sched_refill(engine->sched);
         if (engine->offload) offload_abandon(engine->offload); // what is read was compared already
     }
-    step_report(engine, false);
+    step_report(at, false);
     engine->conf.callbacks->on_turn(engine->conf.owner);
-    engine->conf.callbacks->on_lost(engine->conf.owner, reason);
+    engine->conf.callbacks->on_lost(engine->conf.owner, at->idx, reason);
+    engine_dirty(engine); // what it had goes on in another
+    /* producer_agreed may have been waiting for this. */
+    for (uint32_t i = 0; i < engine->conf.group_count; i++) {
+        struct engine_group *other = &engine->groups[i];
+        if (other != at && !other->serves && group_state(other->group) == GROUP_READY) group_ready(other);
+    }
 }
 
+static void groups_stop(struct engine *engine)
+{
+    engine->groups_left = engine->conf.group_count;
+    for (uint32_t i = 0; i < engine->conf.group_count; i++) group_stop(engine->groups[i].group);
+}
+
+/* Its reason is told when no worker is left. */
 static void group_failed(void *owner, int exit_status, const char *reason)
 {
-    struct engine *engine = owner;
-    engine->conf.callbacks->on_failed(engine->conf.owner, exit_status, reason);
+    struct engine *engine = ((struct engine_group *)owner)->engine;
+    if (engine->groups_left > 0) return; // stopping already
+    engine->is_failing = true;
+    engine->failed_status = exit_status;
+    (void)snprintf(engine->failed_reason, sizeof engine->failed_reason, "%s", reason); // may be cut
+    groups_stop(engine);
 }
 
 static void group_stopped(void *owner)
 {
-    struct engine *engine = owner;
-    engine->conf.callbacks->on_stopped(engine->conf.owner);
+    struct engine *engine = ((struct engine_group *)owner)->engine;
+    if (--engine->groups_left > 0) return;
+    if (engine->is_failing)
+        engine->conf.callbacks->on_failed(engine->conf.owner, engine->failed_status, engine->failed_reason);
+    else engine->conf.callbacks->on_stopped(engine->conf.owner);
 }
 
 static const struct group_callbacks group_callbacks = {
@@ -389,6 +480,39 @@ static int retention_bound(struct engine *engine)
     return prefix_retain(engine->prefix, tenants, (uint32_t)(pages / (tenants ? tenants : 1)));
 }
 
+static int group_make(struct engine *engine, uint32_t idx, struct err *err)
+{
+    const struct engine_conf *conf = &engine->conf;
+    struct engine_group *at = &engine->groups[idx];
+    at->engine = engine;
+    at->idx = idx;
+    at->plan_bytes = malloc(plan_bytes_max(&engine->limits));
+    if (!at->plan_bytes) return ERR(err, -ENOMEM, "out of memory");
+    struct exchange_shape shape = exchange_shape_of(&engine->limits, conf->rank_count);
+    shape.embedding_dims = conf->facts.embedding_dims;
+    shape.attention_dims = conf->facts.head_count * conf->facts.head_dims;
+    shape.feed_forward_dims = conf->facts.feed_forward_dims;
+    struct group_conf group = {
+        .loop = conf->loop,
+        .instance = engine->instance,
+        .group_idx = idx,
+        .worker_path = conf->worker_path,
+        .model_path = conf->model_path,
+        .rank_count = conf->rank_count,
+        .shape = shape,
+        .threads = conf->threads,
+        .pin_threads = conf->pin_threads,
+        .cpus = conf->group_cpus ? conf->group_cpus[idx] : "",
+        .private_weights = conf->private_weights,
+        .epoch = conf->sched.epoch,
+        .limits = engine->limits,
+        .stall_ns_max = conf->stall_ns_max,
+        .callbacks = &group_callbacks,
+        .owner = at,
+    };
+    return group_new(&group, &at->group, err);
+}
+
 static int parts_make(struct engine *engine, struct err *err)
 {
     const struct engine_conf *conf = &engine->conf;
@@ -404,32 +528,12 @@ static int parts_make(struct engine *engine, struct err *err)
     sched_plan_limits(&conf->sched, &engine->geometry, conf->facts.vocab_count, &engine->limits);
     if (r == 0) r = plan_writer_new(&engine->limits, &engine->writer);
     engine->done_bytes_max = done_bytes_max(&engine->limits);
-    engine->plan_bytes = malloc(plan_bytes_max(&engine->limits));
     engine->done_bytes = malloc(engine->done_bytes_max);
     engine->events = calloc(2 * (size_t)conf->sched.seqs_max, sizeof *engine->events);
-    if (r == 0 && (!engine->plan_bytes || !engine->done_bytes || !engine->events)) r = -ENOMEM;
+    if (r == 0 && (!engine->done_bytes || !engine->events)) r = -ENOMEM;
     if (r < 0) return ERR(err, r, "out of memory");
-    struct exchange_shape shape = exchange_shape_of(&engine->limits, conf->rank_count);
-    shape.embedding_dims = conf->facts.embedding_dims;
-    shape.attention_dims = conf->facts.head_count * conf->facts.head_dims;
-    shape.feed_forward_dims = conf->facts.feed_forward_dims;
-    struct group_conf group = {
-        .loop = conf->loop,
-        .instance = engine->instance,
-        .worker_path = conf->worker_path,
-        .model_path = conf->model_path,
-        .rank_count = conf->rank_count,
-        .shape = shape,
-        .threads = conf->threads,
-        .pin_threads = conf->pin_threads,
-        .private_weights = conf->private_weights,
-        .epoch = conf->sched.epoch,
-        .limits = engine->limits,
-        .stall_ns_max = conf->stall_ns_max,
-        .callbacks = &group_callbacks,
-        .owner = engine,
-    };
-    return group_new(&group, &engine->group, err);
+    for (uint32_t i = 0; r == 0 && i < conf->group_count; i++) r = group_make(engine, i, err);
+    return r;
 }
 
 int engine_new(const struct engine_conf *conf, struct engine **ret_engine, struct engine_found *ret_found,
@@ -437,10 +541,13 @@ int engine_new(const struct engine_conf *conf, struct engine **ret_engine, struc
 {
     struct engine *engine = calloc(1, sizeof *engine);
     if (!engine) return ERR(err, -ENOMEM, "out of memory");
+    CHECK(conf->group_count > 0);
     engine->conf = *conf;
+    engine->conf.sched.group_count = conf->group_count;
     engine->lock_fd = -1;
     engine->instance = strdup(conf->instance);
-    int r = engine->instance ? 0 : ERR(err, -ENOMEM, "out of memory");
+    engine->groups = calloc(conf->group_count, sizeof *engine->groups);
+    int r = engine->instance && engine->groups ? 0 : ERR(err, -ENOMEM, "out of memory");
     if (r == 0) r = segment_lock(conf->instance, &engine->lock_fd, err);
     if (r < 0) goto fail;
     r = pool_open(engine, ret_found, err);
@@ -465,12 +572,21 @@ fail:
 
 int engine_start(struct engine *engine, struct err *err)
 {
-    return group_start(engine->group, err);
+    int r = group_start(engine->groups[0].group, err);
+    if (r < 0) return r;
+    for (uint32_t i = 1; i < engine->conf.group_count; i++) {
+        struct err reason = {0};
+        r = group_start(engine->groups[i].group, &reason);
+        if (r == 0) continue;
+        group_failed(&engine->groups[i], err_exit_status(r), reason.text); // others run: later
+        break;
+    }
+    return 0;
 }
 
 void engine_stop(struct engine *engine)
 {
-    group_stop(engine->group);
+    if (engine->groups_left == 0) groups_stop(engine); // else on_failed follows
 }
 
 /* Memory and names, once nothing of libuv refers to the engine. */
@@ -487,7 +603,9 @@ static void engine_release(struct engine *engine)
         else pool_home_remove(&engine->home, engine->instance);
         segment_unlock(engine->instance, engine->lock_fd); // the last name
     }
-    free(engine->plan_bytes);
+    for (uint32_t i = 0; engine->groups && i < engine->conf.group_count; i++)
+        free(engine->groups[i].plan_bytes);
+    free(engine->groups);
     free(engine->done_bytes);
     free(engine->events);
     free(engine->instance);
@@ -501,18 +619,32 @@ static void handle_closed(uv_handle_t *handle)
     if (--engine->handles_open == 0) engine_release(engine);
 }
 
-static void group_freed(void *owner)
+static void handles_close(struct engine *engine)
 {
-    struct engine *engine = owner;
     uv_close((uv_handle_t *)&engine->prepare, handle_closed);
     uv_close((uv_handle_t *)&engine->deadline, handle_closed);
+}
+
+static void group_freed(void *owner)
+{
+    struct engine *engine = ((struct engine_group *)owner)->engine;
+    if (--engine->groups_left > 0) return;
+    if (engine->handles_open > 0) handles_close(engine);
+    else engine_release(engine);
 }
 
 static void offload_freed(void *arg)
 {
     struct engine *engine = arg;
     engine->offload = NULL;
-    if (engine->group) group_free(engine->group, group_freed);
+    engine->groups_left = 1; // this function itself
+    for (uint32_t i = 0; engine->groups && i < engine->conf.group_count; i++) {
+        if (!engine->groups[i].group) continue;
+        engine->groups_left++;
+        group_free(engine->groups[i].group, group_freed);
+    }
+    if (--engine->groups_left > 0) return;
+    if (engine->handles_open > 0) handles_close(engine);
     else engine_release(engine);
 }
 
@@ -599,7 +731,9 @@ bool engine_queue_full(const struct engine *engine)
 
 bool engine_ready(const struct engine *engine)
 {
-    return group_state(engine->group) == GROUP_READY;
+    uint32_t i = 0;
+    while (i < engine->conf.group_count && !can_compute(&engine->groups[i])) i++;
+    return i < engine->conf.group_count;
 }
 
 void engine_seq_info(const struct engine *engine, uint64_t seq_id, struct sched_seq_info *ret_info)
@@ -619,17 +753,28 @@ void engine_stats(const struct engine *engine, struct engine_stats *ret_stats)
         .pages_retained = prefix_retained_count(engine->prefix),
         .page_bytes = pool_all_page_bytes(&engine->geometry),
         .evictions = prefix_evictions(engine->prefix),
-        .restarts = group_restarts(engine->group),
-        .worker_pid = group_pid(engine->group),
+        .group_count = engine->conf.group_count,
     };
     sched_stats(engine->sched, &ret_stats->sched);
     ret_stats->has_tier = engine->offload != NULL;
     if (engine->offload) offload_stats(engine->offload, &ret_stats->offload);
 }
 
-void engine_worker_note(const struct engine *engine, char *text, size_t text_bytes)
+void engine_group_stats(const struct engine *engine, uint32_t group, struct engine_group_stats *ret_stats)
 {
-    group_note(engine->group, text, text_bytes);
+    const struct group *at = engine->groups[group].group;
+    *ret_stats = (struct engine_group_stats){
+        .is_ready = can_compute(&engine->groups[group]),
+        .worker_pid = group_pid(at),
+        .running = sched_group_running(engine->sched, group),
+        .steps = sched_group_steps(engine->sched, group),
+        .restarts = group_restarts(at),
+    };
+}
+
+void engine_worker_note(const struct engine *engine, uint32_t group, char *text, size_t text_bytes)
+{
+    group_note(engine->groups[group].group, text, text_bytes);
 }
 
 const char *engine_tier_note(const struct engine *engine)

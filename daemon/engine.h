@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* engine - pool, prefix index, scheduler and worker group as one thing that generates tokens.
+/* engine - pool, prefix index, scheduler and worker groups as one thing that generates tokens.
  *
  * Submissions and completions only record; once per turn of the loop, before it sleeps, the engine plans
- * the next step if none is in flight. When a worker dies its step is planned again on the next one, so
- * requests go on with the same tokens. Everything happens on the loop thread. */
+ * the next step of every group that has none in flight. When a worker dies its step is planned again, by another group
+ * that lives or on its next worker, so requests go on with the same tokens. Everything happens on the loop thread. */
 #ifndef KVASIR_DAEMON_ENGINE_H
 #define KVASIR_DAEMON_ENGINE_H
 
@@ -12,6 +12,7 @@
 
 #include <uv.h>
 
+#include "common/base/cpus.h"
 #include "common/base/err.h"
 #include "common/gguf/facts.h"
 #include "daemon/offload.h"
@@ -29,15 +30,17 @@ struct engine_step { // of one answered step, for metrics
 
 struct engine_callbacks {
     void (*on_event)(void *owner, const struct sched_event *event, const struct done_top *tops);
-    void (*on_ready)(void *owner); // also after each restart
-    void (*on_progress)(void *owner, uint32_t permille);
-    void (*on_lost)(void *owner, const char *reason);
-    /* bad_count cached pages were not what was sealed; with what hangs on them, dropped_count are gone. */
+    void (*on_ready)(void *owner, uint32_t group);       // also after each restart
+    void (*on_progress)(void *owner, uint32_t permille); // of the group that is furthest
+    void (*on_lost)(void *owner, uint32_t group, const char *reason);
+    /* bad_count cached pages were not what was sealed; with what hangs on them, dropped_count are gone. 0: all are
+     * once the other groups' steps have ended. */
     void (*on_corrupt)(void *owner, uint32_t bad_count, uint32_t dropped_count);
-    /* The worker's kernels give other bits than those which computed what is cached: pages of the pool were dropped, of
+    /* A worker's kernels give other bits than those which computed what is cached: pages of the pool were dropped, of
      * the tier are not found. */
     void (*on_foreign)(void *owner, uint32_t pool_count, uint32_t tier_count);
-    void (*on_failed)(void *owner, int exit_status, const char *reason);
+    void (*on_failed)(void *owner, int exit_status,
+                      const char *reason); // a group cannot start; none runs any more
     void (*on_step)(void *owner, const struct engine_step *step);
     void (*on_turn)(void *owner); // after events, when the next plan is on its way or none is to be had
     void (*on_stopped)(void *owner);
@@ -47,9 +50,12 @@ struct engine_conf {
     uv_loop_t *loop;
     const char *instance;
     const char *worker_path, *model_path;
-    uint32_t rank_count;  // processes that the model is split over
-    uint32_t threads;     // of all of them
+    uint32_t group_count; // at least 1
+    uint32_t rank_count;  // processes of each group, which the model is split over
+    uint32_t threads;     // of each group, all its processes together
     bool pin_threads;     // each to a core of its own
+    const char (
+        *group_cpus)[CPUS_TEXT_BYTES]; // (group_count), borrowed: a group's own, "": all. NULL: all for all
     bool private_weights; // not shared with other workers, nor with this one's next life
     uint64_t
         cache_bytes; // of pages; 0: enough for seqs_max / 16 sequences of full length, at most a quarter of memory
@@ -77,7 +83,7 @@ struct engine_found { // of an earlier daemon
  * another daemon holds the instance. */
 int engine_new(const struct engine_conf *conf, struct engine **ret_engine, struct engine_found *ret_found,
                struct err *err);
-int engine_start(struct engine *engine, struct err *err); // starts the worker; on_ready or on_failed follows
+int engine_start(struct engine *engine, struct err *err); // starts the workers; on_ready or on_failed follows
 void engine_stop(struct engine *engine);                  // on_stopped follows
 /* After on_stopped or on_failed, or if never started: frees, and removes every name. The pool stays when cache_keep is
  * set, or when it was adopted and no worker was ever ready: a start that fails leaves what it found. */
@@ -96,19 +102,27 @@ uint32_t engine_pin_limit(const struct engine *engine);    // pages that may be 
 uint32_t engine_pinned_count(const struct engine *engine); // that are
 bool engine_pins_lost(struct engine *engine); // whether pins were dropped with bad pages since this was asked
 bool engine_queue_full(const struct engine *engine);
-bool engine_ready(const struct engine *engine);
+bool engine_ready(const struct engine *engine); // a group is
 void engine_seq_info(const struct engine *engine, uint64_t seq_id, struct sched_seq_info *ret_info);
 
 struct engine_stats {
     struct sched_stats sched;
     uint32_t page_count, pages_free, pages_filling, pages_sealed, pages_idle, pages_retained, pages_pinned;
-    uint64_t page_bytes, evictions, restarts;
-    int64_t worker_pid;
+    uint64_t page_bytes, evictions;
+    uint32_t group_count;
     bool has_tier;
     struct offload_stats offload; // zero without a tier
 };
 void engine_stats(const struct engine *engine, struct engine_stats *ret_stats);
-void engine_worker_note(const struct engine *engine, char *text, size_t text_bytes); // its memory, once ready
+struct engine_group_stats {
+    bool is_ready;
+    int64_t worker_pid; // 0: none
+    uint32_t running;   // sequences that are its
+    uint64_t steps, restarts;
+};
+void engine_group_stats(const struct engine *engine, uint32_t group, struct engine_group_stats *ret_stats);
+void engine_worker_note(const struct engine *engine, uint32_t group, char *text,
+                        size_t text_bytes);                // its memory, once ready
 const char *engine_tier_note(const struct engine *engine); // what was found in the cache file; "" without one
 
 #endif

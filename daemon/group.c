@@ -30,7 +30,7 @@ enum {
 
 struct group {
     struct group_conf conf;
-    char *instance, *worker_path, *model_path; // owned copies
+    char *instance, *worker_path, *model_path, *cpus; // owned copies
     enum group_state state;
     struct link *link;
     struct process process;
@@ -128,6 +128,10 @@ static int worker_start(struct group *group, struct err *err)
         argv[used++] = "--launch";
         argv[used++] = "--session-dir";
         argv[used++] = ranks_directory(group->ranks);
+    }
+    if (group->cpus[0]) {
+        argv[used++] = "--cpus";
+        argv[used++] = group->cpus;
     }
     CHECK(used < ARGV_COUNT_MAX && argv[used] == NULL);
     environment_fill(envp, COUNT_OF(envp));
@@ -341,6 +345,7 @@ static void handle_gone(struct group *group)
     free(group->instance);
     free(group->worker_path);
     free(group->model_path);
+    free(group->cpus);
     free(group);
     if (on_freed) on_freed(owner);
 }
@@ -398,10 +403,11 @@ int group_new(const struct group_conf *conf, struct group **ret_group, struct er
     group->instance = strdup(conf->instance);
     group->worker_path = strdup(conf->worker_path);
     group->model_path = strdup(conf->model_path);
+    group->cpus = strdup(conf->cpus);
     group->process = (struct process){
         .pidfd = -1, .on_exit = process_exited, .on_closed = process_closed, .owner = group};
-    int r = group->instance && group->worker_path && group->model_path ? 0
-                                                                       : ERR(err, -ENOMEM, "out of memory");
+    bool has_texts = group->instance && group->worker_path && group->model_path && group->cpus;
+    int r = has_texts ? 0 : ERR(err, -ENOMEM, "out of memory");
     if (r == 0)
         r = link_create(conf->instance, conf->group_idx, conf->rank_count, conf->epoch, &conf->limits,
                         &group->link, err);
@@ -413,6 +419,7 @@ int group_new(const struct group_conf *conf, struct group **ret_group, struct er
         free(group->instance);
         free(group->worker_path);
         free(group->model_path);
+        free(group->cpus);
         free(group);
         return r;
     }
@@ -458,6 +465,12 @@ void group_kill(struct group *group, const char *why)
 {
     (void)snprintf(group->killed_for, sizeof group->killed_for, "it answered with invalid data: %s",
                    why); // may be cut
+    processes_kill(group);
+}
+
+void group_replace(struct group *group, const char *why)
+{
+    (void)snprintf(group->killed_for, sizeof group->killed_for, "%s", why); // may be cut
     processes_kill(group);
 }
 

@@ -55,6 +55,7 @@ struct group_conf {
     struct exchange_shape shape; // of several ranks
     uint32_t threads;            // of all ranks
     bool pin_threads, private_weights;
+    const char *cpus; // the worker uses no others; "": all. Borrowed until group_new returns
     uint64_t epoch;
     struct plan_limits limits;
     uint64_t stall_ns_max; // a step without a heartbeat for so long: the process is killed; 0: never
@@ -67,6 +68,8 @@ int group_start(struct group *group, struct err *err);
 void group_stop(struct group *group); // on_stopped follows, always later
 /* The process wrote nonsense, and this is which: on_lost follows with it. */
 void group_kill(struct group *group, const char *why);
+/* The process is to make room for its next life: on_lost follows with why. */
+void group_replace(struct group *group, const char *why);
 void group_free(struct group *group,
                 void (*on_freed)(void *owner)); // STOPPED or FAILED; removes the link's name
 

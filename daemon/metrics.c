@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Names, labels and bucket lists are vLLM's (its metrics documentation and /metrics output), the deprecated
  * ones that routers still read included; what vLLM has no name for is under "kvasir:". Every series carries
- * model_name and engine="0", since selectors of dashboards and autoscalers name them. */
+ * model_name and engine, since selectors of dashboards and autoscalers name them: what is a group's own has a series for
+ * each, and all that the groups share is engine="0"'s, so that sums over engines are what they are with one. */
 #include "daemon/metrics.h"
 
 #include <errno.h>
@@ -248,6 +249,29 @@ static void put_value(const struct page *page, const char *name, const char *mor
                more_labels ? more_labels : "", value);
 }
 
+enum engine_value { ENGINE_READY, ENGINE_RUNNING, ENGINE_STEPS, ENGINE_RESTARTS };
+
+static double engine_value(const struct metrics_engine *engine, enum engine_value value)
+{
+    switch (value) {
+    case ENGINE_READY: return engine->is_ready;
+    case ENGINE_RUNNING: return engine->running;
+    case ENGINE_STEPS: return (double)engine->steps;
+    default: return (double)engine->restarts;
+    }
+}
+
+/* A series for each group: the labels end in the number of the first. */
+static void put_engines(const struct page *page, const struct metrics_gauges *gauges, const char *name,
+                        const char *type, const char *help, enum engine_value value)
+{
+    int shared = (int)strlen(page->labels) - 2; // without 0"
+    put_type(page, name, type, help);
+    for (uint32_t i = 0; i < gauges->engine_count; i++)
+        buf_printf(page->out, "%s{%.*s%u\"} %.17g\n", name, shared, page->labels, i,
+                   engine_value(&gauges->engines[i], value));
+}
+
 static void put_counter(const struct page *page, const char *name, const char *help, uint64_t value)
 {
     put_type(page, name, "counter", help);
@@ -296,7 +320,10 @@ static void put_cache_config(const struct page *page, const struct metrics_gauge
 static void put_gauges(const struct page *page, const struct metrics_gauges *gauges)
 {
     double usage = share(gauges->pages_used, gauges->page_count);
-    put_gauge(page, "vllm:num_requests_running", "Sequences in the batch.", gauges->running);
+    put_engines(page, gauges, "vllm:num_requests_running", "gauge", "Sequences in the batch.",
+                ENGINE_RUNNING);
+    put_engines(page, gauges, "kvasir:engine_ready", "gauge", "1 where the group's worker is there.",
+                ENGINE_READY);
     put_gauge(page, "vllm:num_requests_waiting", "Sequences waiting for the batch.", gauges->waiting);
     put_gauge(page, "vllm:kv_cache_usage_perc", "Share of pages that sequences hold, 0 to 1.", usage);
     put_cache_config(page, gauges);
@@ -379,7 +406,9 @@ static void put_counters(const struct page *page, const struct metrics *metrics,
     put_counter(page, "kvasir:pages_corrupt_total",
                 "Cached pages whose checksum did not match; computed anew.", gauges->pages_corrupt);
     put_counter(page, "kvasir:worker_deaths_total", "Workers that died.", metrics->worker_deaths);
-    put_counter(page, "kvasir:worker_restarts_total", "Workers started again.", gauges->worker_restarts);
+    put_engines(page, gauges, "kvasir:worker_restarts_total", "counter", "Workers started again.",
+                ENGINE_RESTARTS);
+    put_engines(page, gauges, "kvasir:engine_steps_total", "counter", "Steps planned.", ENGINE_STEPS);
     put_counter(page, "kvasir:http_requests_total", "HTTP requests.", gauges->http_requests);
 }
 

@@ -21,8 +21,16 @@ struct metrics_request { // one finished choice
     uint64_t queue_ns, e2e_ns, prefill_ns, decode_ns;
 };
 
+struct metrics_engine { // a group of workers, which vLLM calls an engine
+    bool is_ready;
+    uint32_t running; // sequences that are its
+    uint64_t steps, restarts;
+};
+
 struct metrics_gauges { // read at the time of rendering
-    uint32_t running, waiting;
+    const struct metrics_engine *engines; // (engine_count), at least 1
+    uint32_t engine_count;
+    uint32_t waiting;                             // for any of them
     uint32_t page_tokens, page_count, pages_used; // used: held by running sequences
     uint32_t pages_retained, pages_pinned;        // by hints of requests, by the operator
     uint64_t prefix_queries, prefix_hits;         // tokens, since start
@@ -34,7 +42,6 @@ struct metrics_gauges { // read at the time of rendering
     uint32_t tier_places, tier_pages;
     uint64_t tier_evictions, tier_pages_written, tier_pages_read, tier_pages_failed;
     uint64_t page_bytes;
-    uint64_t worker_restarts;
     uint64_t http_requests, http_conns;
     const char *cache_dtype; // "f16"
 };

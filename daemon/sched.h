@@ -199,6 +199,7 @@ void sched_seq_info(const struct sched *sched, uint64_t seq_id, struct sched_seq
 void sched_stats(const struct sched *sched, struct sched_stats *ret_stats);
 void sched_last_step(const struct sched *sched, uint32_t group, struct sched_step *ret_step);
 uint32_t sched_group_running(const struct sched *sched, uint32_t group); // sequences that are its
+uint64_t sched_group_steps(const struct sched *sched, uint32_t group);   // planned so far
 
 /* Audits I1..I5 and, through them, pool and prefix. 0 or ERR_FORMAT with the first fault. */
 int sched_check(const struct sched *sched, struct err *err);

@@ -37,6 +37,11 @@ uint32_t sched_group_running(const struct sched *sched, uint32_t group)
     return sched->groups[group].running_count;
 }
 
+uint64_t sched_group_steps(const struct sched *sched, uint32_t group)
+{
+    return sched->groups[group].step_count;
+}
+
 bool sched_flies_any(const struct sched *sched)
 {
     uint32_t i = 0;

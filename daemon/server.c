@@ -41,6 +41,7 @@ struct server {
     const struct conf *conf; // borrowed
     struct model_info model;
     char *model_name, *worker_path; // owned
+    char group_cpus[GROUPS_MAX][CPUS_TEXT_BYTES];
     uint32_t model_len_max;
     struct engine *engine;
     struct metrics *metrics;
@@ -134,20 +135,31 @@ static void address_describe(const struct server *server, char *text, size_t tex
     }
 }
 
-static void engine_ready_now(void *owner)
+/* "worker", and which, where there are several. */
+static const char *worker_name(const struct server *server, uint32_t group, char text[static 32])
+{
+    if (server->conf->data_parallel_size == 1) return "worker";
+    (void)snprintf(text, 32, "worker of group %" PRIu32, group); // fits
+    return text;
+}
+
+static void engine_ready_now(void *owner, uint32_t group)
 {
     struct server *server = owner;
-    char address[256];
+    char address[256], name[32], note[512];
     struct engine_stats stats;
+    struct engine_group_stats worker;
     engine_stats(server->engine, &stats);
-    char note[512];
-    engine_worker_note(server->engine, note, sizeof note);
     if (server->pinned) pinned_refresh(server->pinned);
-    if (server->state != SERVER_LOADING) {
-        log_info("the worker is back: process %" PRId64 ", restart %" PRIu64 ", %s", stats.worker_pid,
-                 stats.restarts, note);
+    engine_group_stats(server->engine, group, &worker);
+    engine_worker_note(server->engine, group, note, sizeof note);
+    if (worker.restarts > 0) {
+        log_info("the %s is back: process %" PRId64 ", restart %" PRIu64 ", %s",
+                 worker_name(server, group, name), worker.worker_pid, worker.restarts, note);
         return;
     }
+    log_info("%s %" PRId64 ": %s", worker_name(server, group, name), worker.worker_pid, note);
+    if (server->state != SERVER_LOADING) return; // another group was ready before
     server->state = SERVER_SERVING;
     server->api.state_text = "restarting";
     address_describe(server, address, sizeof address);
@@ -155,7 +167,6 @@ static void engine_ready_now(void *owner)
              " MiB), at %s",
              (double)(clock_mono_ns() - server->start_ns) / 1e9, server->model_name, server->model_len_max,
              stats.page_count, stats.page_bytes >> 10, stats.page_count * stats.page_bytes >> 20, address);
-    log_info("worker %" PRId64 ": %s", stats.worker_pid, note);
     if (server->conf->progress)
         progress_ready(server->model_name, stats.page_count * stats.page_bytes, address);
     notify_ready("serving");
@@ -168,19 +179,26 @@ static void engine_progress(void *owner, uint32_t permille)
         progress_loading(server->model_name, permille);
 }
 
-static void engine_lost(void *owner, const char *reason)
+static void engine_lost(void *owner, uint32_t group, const char *reason)
 {
     struct server *server = owner;
+    char name[32];
     metrics_worker_lost(server->metrics);
-    log_warn("the worker died: %s; starting it again, requests go on after it", reason);
+    log_warn("the %s died: %s; starting it again, requests go on %s", worker_name(server, group, name),
+             reason, engine_ready(server->engine) ? "meanwhile" : "after it");
 }
 
 static void engine_corrupt(void *owner, uint32_t bad_count, uint32_t dropped_count)
 {
     struct server *server = owner;
-    log_warn("%" PRIu32 " cached pages are not what was sealed; %" PRIu32
-             " dropped with what hangs on them, to be computed anew",
-             bad_count, dropped_count);
+    if (dropped_count == 0)
+        log_warn("%" PRIu32 " cached pages are not what was sealed; dropped with what hangs on them when no "
+                 "step reads them, to be computed anew",
+                 bad_count);
+    else
+        log_warn("%" PRIu32 " cached pages are not what was sealed; %" PRIu32
+                 " dropped with what hangs on them, to be computed anew",
+                 bad_count, dropped_count);
     if (server->pinned) pinned_refresh(server->pinned);
 }
 
@@ -290,6 +308,19 @@ static uint64_t itl_target_ns(const struct conf *conf)
     return conf->itl_target_ms * NS_PER_MS;
 }
 
+/* Each group has CPUs of its own, in whole NUMA nodes where there are as many, if there are enough cores. */
+static void groups_place(struct server *server, struct engine_conf *engine)
+{
+    uint32_t count = engine->group_count, threads = cpus_threads() / count;
+    if (count > 1) {
+        for (uint32_t i = 0; i < count; i++) cpus_part(i, count, server->group_cpus[i]);
+        engine->group_cpus = server->group_cpus;
+        if (server->group_cpus[0][0] == '\0') // threads of several groups would be pinned to one CPU
+            engine->pin_threads = false;
+    }
+    if (engine->threads == 0) engine->threads = threads > 0 ? threads : 1;
+}
+
 static int engine_make(struct server *server, struct err *err)
 {
     const struct conf *conf = server->conf;
@@ -301,8 +332,9 @@ static int engine_make(struct server *server, struct err *err)
         .instance = conf->instance,
         .worker_path = server->worker_path,
         .model_path = conf->model,
-        .threads = conf->threads ? conf->threads : cpus_threads(),
+        .group_count = conf->data_parallel_size,
         .rank_count = conf->tensor_parallel_size,
+        .threads = conf->threads,
         .pin_threads = conf->cpus[0] != '\0',
         .private_weights = conf->weights == CONF_WEIGHTS_PRIVATE,
         .cache_bytes = conf->kv_cache_memory_bytes,
@@ -326,6 +358,7 @@ static int engine_make(struct server *server, struct err *err)
         .callbacks = &engine_callbacks,
         .owner = server,
     };
+    groups_place(server, &engine);
     r = engine_new(&engine, &server->engine, &found, err);
     if (found.text[0] && found.is_loss) log_warn("%s", found.text);
     else if (found.text[0]) log_info("%s", found.text);

@@ -49,6 +49,7 @@ static const uint64_t spin_ns = 50 * NS_PER_US;    // about what the daemon take
 enum { OOM_SCORE = 200 }; // of -1000 to 1000; 0 is what a process has by default
 
 struct worker_conf {
+    const char *cpus; // NULL: all that it may use
     const char *instance, *model_path;
     uint32_t group, rank, rank_count;
     uint32_t threads; // of all ranks, until they are shared out
@@ -75,9 +76,9 @@ struct worker {
 };
 
 static const char usage[] =
-    "usage: kvasir-worker --instance NAME --group N --ranks N --model PATH --threads N [--pin]\n"
-    "                     [--private-weights] [--launch --session-dir PATH] [--parent-pid PID] --daemon-pid "
-    "PID\n"
+    "usage: kvasir-worker --instance NAME --group N --ranks N --model PATH --threads N [--cpus LIST]\n"
+    "                     [--pin] [--private-weights] [--launch --session-dir PATH] [--parent-pid PID]\n"
+    "                     --daemon-pid PID\n"
     "Started by kvasird; not meant to be started by hand.\n";
 
 static int parse_number(const char *name, const char *text, uint64_t max, uint64_t *ret_value,
@@ -104,6 +105,7 @@ static int parse_args(int argc, char **argv, struct worker_conf *conf, struct er
         NEEDED_COUNT,
         SESSION_DIR = NEEDED_COUNT,
         PARENT_PID,
+        CPUS,
         PIN,
         PRIVATE_WEIGHTS,
         LAUNCH,
@@ -115,6 +117,7 @@ static int parse_args(int argc, char **argv, struct worker_conf *conf, struct er
         [RANKS] = {"ranks", required_argument, NULL, 0},
         [MODEL] = {"model", required_argument, NULL, 0},
         [THREADS] = {"threads", required_argument, NULL, 0},
+        [CPUS] = {"cpus", required_argument, NULL, 0},
         [PIN] = {"pin", no_argument, NULL, 0},
         [PRIVATE_WEIGHTS] = {"private-weights", no_argument, NULL, 0},
         [DAEMON_PID] = {"daemon-pid", required_argument, NULL, 0},
@@ -137,6 +140,7 @@ static int parse_args(int argc, char **argv, struct worker_conf *conf, struct er
         if (at == INSTANCE) conf->instance = optarg;
         else if (at == MODEL) conf->model_path = optarg;
         else if (at == SESSION_DIR) conf->session_dir = optarg;
+        else if (at == CPUS) conf->cpus = optarg;
         else if (options[at].has_arg)
             r = parse_number(options[at].name, optarg, maxima[at], &numbers[at], err);
         if (r < 0) return r;
@@ -518,9 +522,10 @@ int main(int argc, char **argv)
     }
     signals_ignore();
     oom_score_raise();
-    worker.spin_ns = spin_ns_of(&worker.conf); // before the team pins this thread
-    if (worker.conf.launch) return err_exit_status(launch(&worker, argv));
-    r = worker_open(&worker, &err);
+    if (worker.conf.cpus) r = cpus_restrict(worker.conf.cpus, &err); // first: memory comes from their node
+    worker.spin_ns = spin_ns_of(&worker.conf);                       // before the team pins this thread
+    if (r == 0 && worker.conf.launch) return err_exit_status(launch(&worker, argv));
+    if (r == 0) r = worker_open(&worker, &err);
     if (r == 0) r = serve(&worker, &err);
     if (r < 0 && worker.link) link_rank_panic(worker.link, err.text);
     else if (r < 0) log_error("%s", err.text);

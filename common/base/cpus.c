@@ -194,6 +194,74 @@ int cpus_node_of(const char *root, const cpu_set_t *set)
     return node_count > 1 ? found : -1;
 }
 
+/* ---- dividing ---- */
+
+/* Moves what is in both from `left` to ids, cores first to last, each with all its hardware threads: ends[i] is where
+ * core i ends. -> cores so far */
+static uint32_t cores_take(const char *root, const cpu_set_t *of, cpu_set_t *left, uint16_t *ids,
+                           uint32_t *ends, uint32_t cores)
+{
+    for (int cpu = 0; cpu < CPUS_MAX; cpu++) {
+        char path[96], text[TEXT_BYTES];
+        cpu_set_t siblings;
+        if (!CPU_ISSET(cpu, of) || !CPU_ISSET(cpu, left)) continue;
+        (void)snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list",
+                       cpu); // fits
+        if (!read_text(root, path, text) || !parse_list(text, &siblings)) CPU_ZERO(&siblings);
+        CPU_SET(cpu, &siblings);
+        uint32_t end = cores ? ends[cores - 1] : 0;
+        for (int other = cpu; other < CPUS_MAX; other++) {
+            if (!CPU_ISSET(other, &siblings) || !CPU_ISSET(other, left)) continue;
+            CPU_CLR(other, left);
+            ids[end++] = (uint16_t)other;
+        }
+        ends[cores++] = end;
+    }
+    return cores;
+}
+
+bool cpus_divide(const char *root, const cpu_set_t *set, uint32_t part, uint32_t parts, cpu_set_t *ret_set)
+{
+    static _Thread_local uint16_t ids[CPUS_MAX];
+    static _Thread_local uint32_t ends[CPUS_MAX];
+    CHECK(parts > 0 && part < parts);
+    cpu_set_t left = *set;
+    uint32_t cores = 0;
+    for (int node = 0; node < NODES_MAX; node++) {
+        char path[96], list[TEXT_BYTES];
+        cpu_set_t cpus;
+        (void)snprintf(path, sizeof path, "/sys/devices/system/node/node%d/cpulist", node); // fits
+        if (read_text(root, path, list) && parse_list(list, &cpus))
+            cores = cores_take(root, &cpus, &left, ids, ends, cores);
+    }
+    cpu_set_t rest = left; // of no node
+    cores = cores_take(root, &rest, &left, ids, ends, cores);
+    *ret_set = *set;
+    if (cores < parts) return false;
+    uint32_t first = (uint32_t)((uint64_t)cores * part / parts),
+             last = (uint32_t)((uint64_t)cores * (part + 1) / parts);
+    CPU_ZERO(ret_set);
+    for (uint32_t i = first ? ends[first - 1] : 0; i < ends[last - 1]; i++) CPU_SET(ids[i], ret_set);
+    return true;
+}
+
+void cpus_format(const cpu_set_t *set, char *text, size_t text_bytes)
+{
+    size_t used = 0;
+    text[0] = '\0';
+    for (int cpu = 0; cpu < CPUS_MAX; cpu++) {
+        char range[32];
+        int last = cpu;
+        if (!CPU_ISSET(cpu, set)) continue;
+        while (last + 1 < CPUS_MAX && CPU_ISSET(last + 1, set)) last++;
+        int len = snprintf(range, sizeof range, last > cpu ? "%s%d-%d" : "%s%d", used ? "," : "", cpu, last);
+        if (used + (size_t)len >= text_bytes) return;
+        memcpy(text + used, range, (size_t)len + 1);
+        used += (size_t)len;
+        cpu = last;
+    }
+}
+
 static cpu_set_t allowed_set(void)
 {
     cpu_set_t set;
@@ -225,6 +293,13 @@ int cpus_restrict(const char *text, struct err *err)
         return ERR(err, ERR_CONFIG, "this process may use none of the CPUs %.40s", text);
     if (sched_setaffinity(0, sizeof wanted, &wanted) < 0) return err_sys(err, errno, "sched_setaffinity");
     return 0;
+}
+
+void cpus_part(uint32_t part, uint32_t parts, char text[static CPUS_TEXT_BYTES])
+{
+    cpu_set_t set = allowed_set(), own;
+    text[0] = '\0';
+    if (cpus_divide("", &set, part, parts, &own)) cpus_format(&own, text, CPUS_TEXT_BYTES);
 }
 
 uint32_t cpus_threads(void)

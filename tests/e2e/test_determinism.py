@@ -3,7 +3,7 @@
 """test_determinism - the same request gives the same bits, however it was computed.
 
 test_determinism.py [PART OF A NAME]. Alone on a fresh daemon is the yardstick; then cached, in company, in chunks
-of a few tokens, on another number of threads, preempted and recomputed, in a pool that evicts. Compared are
+of a few tokens, on another number of threads, by two workers, preempted and recomputed, in a pool that evicts. Compared are
 token ids and every digit of their log-probabilities, for greedy and for seeded sampling."""
 from kvasir_test import Daemon, cases_of, in_parallel, model_path, note, require, run_cases
 
@@ -91,6 +91,15 @@ def test_in_one_piece():
 def test_on_another_number_of_threads():
     with Daemon(model_path(), "--max-model-len", MODEL_LEN, "--threads", 3) as d:
         compare(d)
+
+
+def test_by_two_workers():
+    with Daemon(model_path(), "--max-model-len", MODEL_LEN, "--data-parallel-size", 2) as d:
+        compare(d)
+        compare(d, list(range(COUNT)) * 2)
+        steps = [value for key, value in d.metrics().items() if key.startswith("kvasir:engine_steps_total{")]
+        require(len(steps) == 2 and sum(steps) > 0, f"steps of the workers: {steps}")
+        require(d.metric("vllm:prefix_cache_hits_total") > 0, "nothing was cached")
 
 
 def test_preempted_and_evicted():

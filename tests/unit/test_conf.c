@@ -277,7 +277,6 @@ static void test_conf_what_is_not_built_is_refused(void **state)
     // Without MPI the first of them alone is refused.
     assert_error(LOAD("m", "--tensor-parallel-size", "2", "--cache-file", "/f"), ERR_CONFIG,
                  "tensor-parallel-size");
-    assert_error(LOAD("m", "--data-parallel-size", "2"), ERR_CONFIG, "data-parallel-size: only 1 is built");
 }
 
 static void test_conf_settings_must_go_together(void **state)

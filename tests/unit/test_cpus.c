@@ -129,6 +129,69 @@ static void test_cpus_of_one_node_among_several_name_it(void **state)
     assert_int_equal(cpus_node_of(root, &set), -1); // of two
 }
 
+/* One character for each CPU: the part that it is in, '-' for none. */
+static void expect_parts(const char *set_list, uint32_t parts, bool wanted_divided, const char *wanted)
+{
+    cpu_set_t set = set_of(set_list), part;
+    char got[32] = "", text[CPUS_TEXT_BYTES];
+    size_t cpu_count = strlen(wanted);
+    memset(got, '-', cpu_count);
+    for (uint32_t i = 0; i < parts; i++) {
+        assert_int_equal(cpus_divide(root, &set, i, parts, &part), wanted_divided);
+        if (!wanted_divided) assert_true(CPU_EQUAL(&part, &set));
+        for (size_t cpu = 0; cpu < cpu_count; cpu++) {
+            if (!CPU_ISSET(cpu, &part)) continue;
+            assert_true(!wanted_divided || got[cpu] == '-'); // parts never overlap
+            got[cpu] = (char)('0' + i);
+        }
+        cpus_format(&part, text, sizeof text);
+        set_of(text); // what a worker is told can be read
+    }
+    if (wanted_divided) assert_string_equal(got, wanted);
+}
+
+static void test_cpus_are_divided_by_cores_node_after_node(void **state)
+{
+    (void)state;
+    expect_parts("0-3", 2, true, "0011"); // nothing known: each CPU is a core
+    expect_parts("0-4", 2, true, "00111");
+    expect_parts("0-3", 1, true, "0000");
+    expect_parts("0-3", 4, true, "0123");
+    expect_parts("0-3", 5, false, "----");
+    for (int cpu = 0; cpu < 8; cpu++) { // hardware threads 4 apart
+        char list[16];
+        (void)snprintf(list, sizeof list, "%d,%d\n", cpu % 4, cpu % 4 + 4);
+        put_siblings(cpu, list);
+    }
+    expect_parts("0-7", 2, true, "00110011");
+    expect_parts("0-7", 4, true, "01230123");
+    expect_parts("0-7", 5, false, "--------");      // cores count, not CPUs
+    expect_parts("0,2-3,6-7", 3, true, "0-12--12"); // of those that it may use
+    put("/sys/devices/system/node/node0/cpulist", "0,2,4,6\n");
+    put("/sys/devices/system/node/node1/cpulist", "1,3,5,7\n");
+    expect_parts("0-7", 2, true, "01010101");
+    expect_parts("0-7", 4, true, "02130213");  // a node's side by side
+    expect_parts("0-8", 5, true, "021302134"); // 8: of no node
+}
+
+static void test_cpus_are_written_as_they_are_read(void **state)
+{
+    (void)state;
+    static const char *const lists[] = {"0", "0-1", "0-3,8", "1,3,5-7,1000-1023"};
+    char text[CPUS_TEXT_BYTES];
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
+        cpu_set_t set = set_of(lists[i]);
+        cpus_format(&set, text, sizeof text);
+        assert_string_equal(text, lists[i]);
+    }
+    cpu_set_t set = set_of("1,3,5-7");
+    cpus_format(&set, text, 5); // whole ranges, as many as fit
+    assert_string_equal(text, "1,3");
+    CPU_ZERO(&set);
+    cpus_format(&set, text, sizeof text);
+    assert_string_equal(text, "");
+}
+
 static void test_cpus_quota_is_the_least_on_the_way_up(void **state)
 {
     (void)state;
@@ -186,6 +249,8 @@ int main(void)
         CASE(test_cpus_one_of_every_core_comes_first),
         CASE(test_cpus_lists_and_nodes_are_parsed_or_refused),
         CASE(test_cpus_of_one_node_among_several_name_it),
+        CASE(test_cpus_are_divided_by_cores_node_after_node),
+        CASE(test_cpus_are_written_as_they_are_read),
         CASE(test_cpus_quota_is_the_least_on_the_way_up),
         CASE(test_cpus_quota_of_version_1_is_read_too),
         CASE(test_cpus_of_this_machine_make_sense),

@@ -20,8 +20,12 @@
 #include "common/base/limits.h"
 #include "daemon/metrics.h"
 
+static const struct metrics_engine engines[] = {{.is_ready = true, .running = 2, .steps = 40, .restarts = 1},
+                                                {.running = 1, .steps = 2}};
+
 static const struct metrics_gauges gauges = {
-    .running = 3,
+    .engines = engines,
+    .engine_count = 1,
     .waiting = 2,
     .page_tokens = 16,
     .page_count = 1000,
@@ -34,7 +38,6 @@ static const struct metrics_gauges gauges = {
     .evictions = 8,
     .pages_checked = 12,
     .pages_corrupt = 2,
-    .worker_restarts = 1,
     .http_requests = 99,
     .http_conns = 5,
     .cache_dtype = "f16",
@@ -121,7 +124,7 @@ static void test_metrics_names_that_others_read(void **state)
         const char *name;
         double value;
     } wanted[] = {
-        {"vllm:num_requests_running", 3},
+        {"vllm:num_requests_running", 2},
         {"vllm:num_requests_waiting", 2},
         {"vllm:kv_cache_usage_perc", 0.25},
         {"vllm:gpu_cache_usage_perc", 0.25},
@@ -284,7 +287,7 @@ static void test_metrics_escapes_the_model_name(void **state)
     assert_int_equal(metrics_new("a\"b\\c\nd", 4096, &rendered.metrics), 0);
     render(&rendered);
     assert_non_null(strstr(buf_text(&rendered.out),
-                           "vllm:num_requests_running{model_name=\"a\\\"b\\\\c\\nd\",engine=\"0\"} 3\n"));
+                           "vllm:num_requests_running{model_name=\"a\\\"b\\\\c\\nd\",engine=\"0\"} 2\n"));
     rendered_done(&rendered);
 
     char long_name[5000];
@@ -292,7 +295,7 @@ static void test_metrics_escapes_the_model_name(void **state)
     long_name[sizeof(long_name) - 1] = 0;
     assert_int_equal(metrics_new(long_name, 4096, &rendered.metrics), 0);
     render(&rendered);
-    assert_non_null(strstr(buf_text(&rendered.out), "\\\"\",engine=\"0\"} 3\n")); // cut, and well-formed
+    assert_non_null(strstr(buf_text(&rendered.out), "\\\"\",engine=\"0\"} 2\n")); // cut, and well-formed
     rendered_done(&rendered);
 }
 
