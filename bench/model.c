@@ -3,7 +3,7 @@
  *
  *   model MODEL.gguf [--level NAME] [--threads N] [--pin] [--kv f16|bf16|q8|q4|f32] [--rounds N] [--memory MIB]
  *         [--prompts LIST] [--batches LIST] [--contexts LIST] [--quick] [--profile] [--cpu] [--shm] [--ranks N]
- *         [--reads]
+ *         [--versus] [--reads]
  *
  * Prints lines of CSV below a header on the machine. Cases: chunks of --prompts tokens (512) of one sequence with
  * nothing before them and with each of --contexts (256) tokens, then one decode step of --batches sequences (1 to
@@ -20,7 +20,10 @@
  * --profile adds the median milliseconds of each op. --cpu counts the process's CPU time instead of the clock, and
  * the best round instead of the median: with one thread, what the code costs on a machine that others use too.
  * --shm: weights and pages in shared memory, as the server has them. --ranks: so many processes compute it together,
- * --threads each; with --pin each has CPUs of its own. --reads (of one process): after each round the same threads read
+ * --threads each; with --pin each has CPUs of its own. --versus (with --ranks): one process with the threads of all of
+ * them computes the same, in turns with the ranks, round by round, so that what else the machine does strikes both
+ * alike. Each case is then two lines, the one process's first, with a column `ranks`; the ranks' line ends with
+ * `of_one`, the median over the rounds of the one's time / theirs. --reads (of one process): after each round the same threads read
  * READ_MIB of memory with plain loads, and two columns say at how many GB/s (median) and what share of a round that
  * pace would have needed for its bytes (median of rounds). Other users of the memory slow both, the peak in bound_ms is
  * what it gives at its best. */
@@ -32,6 +35,7 @@
 #include <unistd.h>
 
 #include "bench/machine.h"
+#include "bench/turns.h"
 #include "common/base/check.h"
 #include "common/base/cpus.h"
 #include "common/base/limits.h"
@@ -53,7 +57,7 @@ struct options {
     const char *path, *level;
     uint32_t threads, ranks, rounds, memory_mib, kv_type;
     struct list prompts, batches, contexts;
-    bool pin, profile, cpu, shm, reads;
+    bool pin, profile, cpu, shm, versus, reads;
 };
 
 static clockid_t clock_used = CLOCK_MONOTONIC;
@@ -144,7 +148,9 @@ struct rig {
     struct gguf_file file;
     struct model_facts facts;
     struct kern_cache cache;
-    struct dist *dist; // NULL: alone
+    struct dist *dist;   // NULL: alone
+    struct turns *turns; // NULL without --versus, and in ranks but the first
+    enum turns_side side;
     struct shard shard;
     struct model *model;
     struct machine_peaks peaks;
@@ -368,9 +374,12 @@ static void run_case(struct rig *rig, uint32_t seq_count, uint32_t rows_a_seq, u
     uint32_t rounds = rig->options.rounds;
     for (uint32_t i = 0; i < rounds; i++) {
         memset(op_seconds, 0, sizeof(op_seconds));
+        turns_take(rig->turns, rig->side);
         double start = now();
         forward(rig, seq_count, rows_a_seq, rows_a_seq > 1 ? pos_first : pos_first + i);
         seconds[i] = now() - start;
+        turns_note(rig->turns, rig->side, i, seconds[i]);
+        turns_pass(rig->turns, rig->side);
         for (int op = 0; op < OPS_COUNT; op++) ops[op][i] = op_seconds[op];
         if (!rig->options.reads) continue;
         paces[i] = read_pace(rig);
@@ -378,13 +387,17 @@ static void run_case(struct rig *rig, uint32_t seq_count, uint32_t rows_a_seq, u
     }
     double time = typical(rig, seconds); // sorts
     if (rig->shard.rank > 0) return;
+    turns_take(rig->turns, rig->side); // to print
     print_case(rig, seq_count, rows_a_seq, pos_first, time, seconds[0]);
+    if (rig->turns) printf(",%u", rig->options.ranks);
+    if (rig->turns && rig->side == TURNS_SECOND) printf(",%.3f", turns_median_ratio(rig->turns, rounds));
     if (rig->options.reads)
         printf(",%.1f,%.3f", machine_median(paces, rounds) * 1e-9, machine_median(shares, rounds));
     for (int op = 0; rig->options.profile && op < OPS_COUNT; op++)
         printf(",%.3f", typical(rig, ops[op]) * 1e3);
     printf("\n");
     (void)fflush(stdout); // progress
+    turns_pass(rig->turns, rig->side);
 }
 
 /* Deals the pages out to as many sequences as get enough for this context, fills the first's with it and copies
@@ -411,12 +424,16 @@ static void lay_context(struct rig *rig, uint32_t context)
 static void run_cases(struct rig *rig)
 {
     const struct options *options = &rig->options;
+    turns_take(rig->turns, rig->side);
     lay_context(rig, 0);
     forward(rig, 1, CHUNK, 0); // touches every weight once
+    turns_pass(rig->turns, rig->side);
     for (uint32_t i = 0; i < options->prompts.count; i++) run_case(rig, 1, options->prompts.values[i], 0);
     for (uint32_t c = 0; c < options->contexts.count; c++) {
         uint32_t context = options->contexts.values[c];
+        turns_take(rig->turns, rig->side);
         lay_context(rig, context);
+        turns_pass(rig->turns, rig->side);
         for (uint32_t i = 0; i < options->batches.count; i++) {
             uint32_t batch = options->batches.values[i];
             if (batch <= rig->seq_count) run_case(rig, batch, 1, context);
@@ -436,7 +453,7 @@ static int usage(void)
     fprintf(stderr,
             "usage: model MODEL.gguf [--level NAME] [--threads N] [--pin] [--kv f16|bf16|q8|q4|f32]\n"
             "             [--rounds N] [--memory MIB] [--prompts LIST] [--batches LIST] [--contexts LIST]\n"
-            "             [--quick] [--profile] [--cpu] [--shm] [--ranks N] [--reads]\n");
+            "             [--quick] [--profile] [--cpu] [--shm] [--ranks N] [--versus] [--reads]\n");
     return 64;
 }
 
@@ -514,13 +531,14 @@ static bool parse(int argc, char **argv, struct options *ret)
         else if (strcmp(argv[i], "--cpu") == 0) o.cpu = true;
         else if (strcmp(argv[i], "--shm") == 0) o.shm = true;
         else if (strcmp(argv[i], "--reads") == 0) o.reads = true;
+        else if (strcmp(argv[i], "--versus") == 0) o.versus = true;
         else if (strcmp(argv[i], "--quick") == 0) o.batches = (struct list){3, {1, 8, 64}};
         else if (argv[i][0] != '-' && o.path == NULL) o.path = argv[i];
         else if (i + 1 >= argc || !parse_value(argv[i], argv[i + 1], &o)) return false;
         else i++;
     }
     *ret = o;
-    return o.path != NULL && (!o.reads || o.ranks == 1);
+    return o.path != NULL && (!o.reads || o.ranks == 1) && (!o.versus || o.ranks > 1);
 }
 
 /* ---- one rank, or several */
@@ -542,6 +560,7 @@ static void take_cpus(uint32_t rank)
 static int run_rank(struct ranks_rig *ranks, uint32_t rank)
 {
     if (ranks) rig.dist = ranks_rig_dist(ranks, rank);
+    if (rank > 0) rig.turns = NULL; // it goes with the first
     if (ranks && rig.options.pin) take_cpus(rank);
     open_rig(&rig);
     if (rig.options.reads) make_read_bytes(&rig);
@@ -570,10 +589,36 @@ static int run_ranks(void)
                                          .vocab_count = f->vocab_count};
     struct ranks_rig ranks;
     ranks_rig_open(&shape, 0, &ranks);
+    if (rig.options.shm) {
+        (void)munmap(ranks.segment, ranks.segment_bytes); // ours; the daemon's has other pages
+        ranks.segment = shared_memory("exchange", ranks.segment_bytes);
+        exchange_init(ranks.segment, &shape, 1);
+    }
     ranks.threads = rig.options.threads;
     int failed = ranks_rig_run(&ranks, run_rank);
     ranks_rig_close(&ranks);
     return failed;
+}
+
+/* The ranks in a child, the one process here. -> how many failed. */
+static int run_versus(void)
+{
+    rig.turns = turns_new();
+    (void)fflush(NULL); // nothing of ours is printed twice
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+        rig.side = TURNS_SECOND;
+        _exit(run_ranks() == 0 ? 0 : 70);
+    }
+    rig.side = TURNS_FIRST;
+    rig.turns->other = pid;
+    rig.options.threads *= rig.options.ranks;
+    rig.options.ranks = 1;
+    int status = 0, failed = run_rank(NULL, 0);
+    while (waitpid(pid, &status, 0) < 0) continue;
+    return failed + (status != 0);
 }
 
 int main(int argc, char **argv)
@@ -589,12 +634,14 @@ int main(int argc, char **argv)
     printf("# peaks: int8 dot %.1f GMAC/s (%s), f32 %.1f GMAC/s, memory %.1f GB/s\n", rig.peaks.int8_dot,
            machine_int8_name(), rig.peaks.f32_fma, rig.read_gbs);
     printf("case,seqs,rows,context,ms,best_ms,tok_s,gmac_s,share,gbs,bound_ms,of_bound%s",
-           rig.options.reads ? ",read_gbs,of_read" : "");
+           rig.options.reads    ? ",read_gbs,of_read"
+           : rig.options.versus ? ",ranks,of_one"
+                                : "");
     for (int op = 0; rig.options.profile && op < OPS_COUNT; op++) printf(",%s_ms", op_names[op]);
     printf("\n");
     if (gguf_file_open(rig.options.path, &rig.file, &err) < 0) stop(&err);
     if (model_facts_read(rig.file.gguf, &rig.facts, &err) < 0) stop(&err);
-    int failed = rig.options.ranks > 1 ? run_ranks() : run_rank(NULL, 0);
+    int failed = rig.options.versus ? run_versus() : rig.options.ranks > 1 ? run_ranks() : run_rank(NULL, 0);
     gguf_file_close(&rig.file);
     return failed == 0 ? 0 : 70;
 }
