@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """ranks - a model split over ranks: the same bits for any number of them, and no fault of any process costs a stream.
 
-ranks.py [--kills 8] [--streams 8] [--tokens 60] [--ranks 2] [--most 4] [--idle SECONDS] [--seed N]. Streams with
-log-probabilities run with 1, 2, .. `most` ranks and must be equal to the last digit, also when the cache is warm. Then,
-with `ranks` ranks, they run while a rank or mpirun is killed (SIGKILL), stopped (SIGSTOP) or held by a debugger. All
+ranks.py [--kills 8] [--streams 8] [--tokens 60] [--ranks 2] [--most 4] [--idle SECONDS] [--models FILE...] [--long]
+[--seed N].
+Streams with log-probabilities run with 1, 2, .. `most` ranks and must be equal to the last digit, also when the cache is
+warm; likewise, of the tiny models and of each of --models, prompts of token ids that begin alike and are computed in small
+chunks. Then, with `ranks` ranks, they run while a rank or mpirun is killed (SIGKILL), stopped (SIGSTOP) or held by a debugger. All
 must end complete and equal, and afterwards no process, directory or segment is left."""
 import argparse
 import ctypes
@@ -20,10 +22,12 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from kill_worker import PROMPTS, RESTART_S_MAX, Watch, attempt  # noqa: E402
 from kvasir_test import (Daemon, Skip, Streamed, Tap, build_dir, in_parallel, model_path, note,  # noqa: E402
-                         process_children, process_cpu_s, process_is_alive, wait_until)
+                         process_children, process_cpu_s, process_is_alive, vectors_path, wait_until)
 
 PTRACE_SEIZE, PTRACE_INTERRUPT, WALL = 0x4206, 0x4207, 0x40000000
 KINDS = ("kill a rank", "stop a rank", "kill mpirun", "stop mpirun", "hang a rank")
+TINY = {"llama_tied": (1, 4), "llama_untied": (1, 2)}  # 2 KV heads and 1, and ranks of the short form
+CHUNK = 32  # tokens of a step
 libc = ctypes.CDLL(None, use_errno=True)
 libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
 runtime = tempfile.TemporaryDirectory(prefix="kvasir-ranks-")
@@ -87,6 +91,41 @@ def check_counts(model, options):
             assert other == first, f"{ranks} ranks, stream {i}, cached: {other} for {first}"
         note(f"{ranks} rank(s): {options.streams} streams of {options.tokens} tokens are those of one, cold and warm")
     options.wanted = wanted
+
+
+def prompts_of_ids(seed, length):
+    """Three prompts of token ids; the second begins as the first, the third is the first."""
+    rng = random.Random(seed)
+    first = [rng.randrange(3, 250) for _ in range(length)]
+    return [first, first[:length * 2 // 3] + [rng.randrange(3, 250) for _ in range(length // 3)], first]
+
+
+def check_shape(model, counts, length, tokens):
+    """These numbers of ranks, with chunks of a prompt and hits of its beginning."""
+    wanted = None
+    for ranks in counts:
+        with Daemon(model, "--tensor-parallel-size", ranks, "--kv-cache-memory-bytes", "64M", "--max-model-len", length + 64,
+                   "--max-num-batched-tokens", CHUNK, "--max-num-seqs", 4, env=environment()) as d:
+            answers, cached = [], []
+            for prompt in prompts_of_ids(7, length):
+                answer = d.post("/v1/completions", {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "logprobs": 5,
+                                                    "ignore_eos": True, "return_token_ids": True})
+                answers.append((answer["choices"][0]["token_ids"], answer["choices"][0]["logprobs"]))
+                cached.append(answer["usage"]["prompt_tokens_details"]["cached_tokens"])
+            assert d.fsck() == [], d.fsck()
+        assert cached[0] == 0 and cached[1] > 0 and cached[2] > cached[1], cached
+        assert len(answers[0][0]) == tokens and answers[0] == answers[2], (ranks, answers)
+        wanted = wanted or answers
+        assert answers == wanted, f"{ranks} ranks: {answers} for {wanted}"
+    note(f"{os.path.basename(model)}: the same bits with {', '.join(map(str, counts))} ranks, {length} tokens in chunks of "
+         f"{CHUNK}, {cached[1]} and {cached[2]} of them cached")
+
+
+def check_shapes(options):
+    for name, counts in TINY.items():
+        check_shape(vectors_path("tiny", name + ".gguf"), range(1, options.most + 1) if options.long else counts, 90, 12)
+    for model in options.models:
+        check_shape(model, (1, 2, 4), 90, 6)
 
 
 class Faults:
@@ -209,6 +248,8 @@ def main():
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--most", type=int, default=4)
     parser.add_argument("--idle", type=float, default=3)
+    parser.add_argument("--models", nargs="*", default=[], help="more of them, with 1, 2 and 4 ranks")
+    parser.add_argument("--long", action="store_true", help="tiny models with 1, 2, .. `most` ranks")
     parser.add_argument("--seed", type=int, default=int(os.environ.get("KVASIR_SEED") or time.time_ns() % 10**9))
     options = parser.parse_args()
     tap = Tap()
@@ -221,6 +262,7 @@ def main():
         tap.done()
     note(f"seed {options.seed}")
     tap.case("what cannot be is refused in one line", check_refusals, model, options)
+    tap.case("models of other shapes have the same bits too", check_shapes, options)
     if tap.case("any number of ranks gives the same bits", check_counts, model, options):
         d = daemon(model, options.ranks)
         tap.case("streams survive faults of any process", check_faults, d, options)
