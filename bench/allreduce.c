@@ -8,9 +8,11 @@
  * rounds, MPI's median over ours, and the share of the copy bandwidth that the sum has (it writes and reads the result
  * once for each rank):
  *
- *   gather      what the model does (worker/dist.h): each rank writes its part into the segment, a barrier, each
- *               reads all of it (here: copies it out). Two copies of the segment in turn
+ *   gather      each rank writes its part into the segment, a barrier, each copies all of it out: what MPI_Allgather
+ *               promises, not what the model does. Two copies of the segment in turn
  *   allgather   the same by MPI_Allgather
+ *   use         what the model does (worker/dist.h): as gather, but what is there is read (summed) in place
+ *   alluse      as a model over MPI would: a part is written, MPI_Allgather, the result is read
  *   reduce      a sum in the same way, which the model does not use: each rank puts its whole vector, a barrier, each
  *               adds all in rank order
  *   allreduce   the same by MPI_Allreduce
@@ -38,8 +40,8 @@
 #include "common/base/cpus.h"
 #include "tests/unit/ranks_rig.h"
 
-enum { BYTES_MIN = 256, BYTES_MAX = 4 << 20, ROUNDS_MAX = 2001, KINDS = 5, COLS_MAX = BYTES_MAX / 4 };
-enum { GATHER, ALLGATHER, REDUCE, ALLREDUCE, COPY };
+enum { BYTES_MIN = 256, BYTES_MAX = 4 << 20, ROUNDS_MAX = 2001, KINDS = 7, COLS_MAX = BYTES_MAX / 4 };
+enum { GATHER, ALLGATHER, USE, ALLUSE, REDUCE, ALLREDUCE, COPY };
 
 static uint32_t round_count = 301;
 
@@ -48,7 +50,8 @@ struct bench {
     uint32_t rank, rank_count;
     bool has_mpi;
     float *slots;     // (2, rank_count, COLS_MAX) in the segment
-    float *own, *sum; // (COLS_MAX) private
+    float *own, *part, *sum; // (COLS_MAX) private
+    float used;              // keeps reads alive
     uint32_t turn;
 };
 
@@ -57,7 +60,6 @@ static float *next_slots(struct bench *bench)
     return bench->slots + (size_t)(bench->turn++ % 2) * bench->rank_count * COLS_MAX;
 }
 
-/* The copy out of the segment is what the next op's reads cost in the model, which has none; MPI's has both copies too. */
 static void gather(struct bench *bench, uint32_t cols)
 {
     const uint32_t part = cols / bench->rank_count, first = bench->rank * part;
@@ -65,6 +67,26 @@ static void gather(struct bench *bench, uint32_t cols)
     memcpy(result + first, bench->own + first, part * sizeof(float));
     CHECK(dist_barrier(bench->dist) == 0);
     memcpy(bench->sum, result, cols * sizeof(float));
+}
+
+/* As the next op reads a result: the adds are fewer than its products. */
+static float read_all(const float *x, uint32_t cols)
+{
+    enum { CHAINS = 32 };
+    float sums[CHAINS] = {0}, sum = 0;
+    for (uint32_t i = 0; i + CHAINS <= cols; i += CHAINS)
+        for (uint32_t c = 0; c < CHAINS; c++) sums[c] += x[i + c];
+    for (uint32_t c = 0; c < CHAINS; c++) sum += sums[c];
+    return sum;
+}
+
+static void use(struct bench *bench, uint32_t cols)
+{
+    const uint32_t part = cols / bench->rank_count, first = bench->rank * part;
+    float *result = next_slots(bench);
+    memcpy(result + first, bench->own + first, part * sizeof(float));
+    CHECK(dist_barrier(bench->dist) == 0);
+    bench->used += read_all(result, cols);
 }
 
 static void add_to(float *restrict sum, const float *restrict x, uint32_t cols)
@@ -96,6 +118,7 @@ static void run_kind(struct bench *bench, int kind, uint32_t cols)
 {
     switch (kind) {
     case GATHER: gather(bench, cols); break;
+    case USE: use(bench, cols); break;
     case REDUCE: reduce(bench, cols); break;
     case COPY: memcpy(bench->sum, bench->own, cols * sizeof(float)); break;
 #ifdef HAVE_MPI
@@ -103,6 +126,13 @@ static void run_kind(struct bench *bench, int kind, uint32_t cols)
         MPI_Allgather(bench->own + bench->rank * (cols / bench->rank_count), (int)(cols / bench->rank_count),
                       MPI_FLOAT, bench->sum, (int)(cols / bench->rank_count), MPI_FLOAT, MPI_COMM_WORLD);
         break;
+    case ALLUSE: {
+        const uint32_t part = cols / bench->rank_count;
+        memcpy(bench->part, bench->own + bench->rank * part, part * sizeof(float));
+        MPI_Allgather(bench->part, (int)part, MPI_FLOAT, bench->sum, (int)part, MPI_FLOAT, MPI_COMM_WORLD);
+        bench->used += read_all(bench->sum, cols);
+        break;
+    }
     case ALLREDUCE:
         MPI_Allreduce(bench->own, bench->sum, (int)cols, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
         break;
@@ -114,7 +144,7 @@ static void run_kind(struct bench *bench, int kind, uint32_t cols)
 /* Results are what they should be: the gathered columns, the sum of all ranks. */
 static void check_kind(const struct bench *bench, int kind, uint32_t cols)
 {
-    if (kind == COPY) return;
+    if (kind == COPY || kind == USE) return;
     const float *got = bench->sum;
     for (uint32_t i = 0; i < cols; i++) {
         float wanted = (float)(i % 1000);
@@ -151,24 +181,25 @@ static double measure(struct bench *bench, int kind, uint32_t cols, double *ret_
 
 static void run_sizes(struct bench *bench)
 {
-    static const char *const names[] = {"gather", "allgather", "reduce", "allreduce", "copy"};
+    static const char *const names[] = {"gather", "allgather", "use", "alluse",
+                                        "reduce", "allreduce", "copy"};
     if (bench->rank == 0) {
         printf("# %u ranks, %u rounds: microseconds a call, median and best; mpi/ours by medians\nbytes",
                bench->rank_count, round_count);
         for (int kind = 0; kind < KINDS; kind++) printf(",%s,%s_best", names[kind], names[kind]);
-        printf(",gather_times,reduce_times,of_copy\n");
+        printf(",gather_times,use_times,reduce_times,of_copy\n");
     }
     for (uint32_t bytes = BYTES_MIN; bytes <= BYTES_MAX; bytes *= 4) {
         double median[KINDS] = {0}, best[KINDS] = {0};
         for (int kind = 0; kind < KINDS; kind++) {
-            if (!bench->has_mpi && (kind == ALLGATHER || kind == ALLREDUCE)) continue;
+            if (!bench->has_mpi && (kind == ALLGATHER || kind == ALLUSE || kind == ALLREDUCE)) continue;
             median[kind] = measure(bench, kind, bytes / 4, &best[kind]);
         }
         if (bench->rank > 0) continue;
         printf("%u", bytes);
         for (int kind = 0; kind < KINDS; kind++) printf(",%.2f,%.2f", median[kind], best[kind]);
-        printf(",%.2f,%.2f,%.2f\n", median[ALLGATHER] / median[GATHER], median[ALLREDUCE] / median[REDUCE],
-               median[COPY] * bench->rank_count / median[REDUCE]);
+        printf(",%.2f,%.2f,%.2f,%.2f\n", median[ALLGATHER] / median[GATHER], median[ALLUSE] / median[USE],
+               median[ALLREDUCE] / median[REDUCE], median[COPY] * bench->rank_count / median[REDUCE]);
         (void)fflush(stdout); // progress
     }
 }
@@ -194,10 +225,13 @@ static int run_rank(struct ranks_rig *rig, uint32_t rank)
     pin(rank);
     bench.slots = dist_area(bench.dist, EXCHANGE_LOGITS, &bytes);
     bench.own = calloc(COLS_MAX, sizeof(float));
+    bench.part = calloc(COLS_MAX, sizeof(float));
     bench.sum = calloc(COLS_MAX, sizeof(float));
-    if (!bench.own || !bench.sum) return 71;
+    if (!bench.own || !bench.part || !bench.sum) return 71;
     run_sizes(&bench);
+    __asm__ volatile("" : : "m"(bench.used));
     free(bench.own);
+    free(bench.part);
     free(bench.sum);
     dist_close(bench.dist);
     return 0;
