@@ -49,7 +49,7 @@ struct bench {
     struct dist *dist;
     uint32_t rank, rank_count;
     bool has_mpi;
-    float *slots;     // (2, rank_count, COLS_MAX) in the segment
+    float *slots;            // (2, rank_count, COLS_MAX) in the segment
     float *own, *part, *sum; // (COLS_MAX) private
     float used;              // keeps reads alive
     uint32_t turn;

@@ -53,10 +53,10 @@ struct engine {
     size_t done_bytes_max;
     struct sched_event *events; // (2 * seqs_max)
 
-    uv_prepare_t prepare;    // active while dirty: plans before the loop sleeps
-    uv_timer_t deadline;     // active until the next deadline of a sequence
-    uint64_t deadline_ns;    // that one; UINT64_MAX: none
-    uint32_t handles_open;   // of these two, while closing
+    uv_prepare_t prepare;  // active while dirty: plans before the loop sleeps
+    uv_timer_t deadline;   // active until the next deadline of a sequence
+    uint64_t deadline_ns;  // that one; UINT64_MAX: none
+    uint32_t handles_open; // of these two, while closing
     void (*on_freed)(void *owner);
 };
 

@@ -56,7 +56,7 @@ struct engine_conf {
     bool pin_threads;     // each to a core of its own
     const char (
         *group_cpus)[CPUS_TEXT_BYTES]; // (group_count), borrowed: a group's own, "": all. NULL: all for all
-    bool private_weights; // not shared with other workers, nor with this one's next life
+    bool private_weights;              // not shared with other workers, nor with this one's next life
     uint64_t
         cache_bytes; // of pages; 0: enough for seqs_max / 16 sequences of full length, at most a quarter of memory
     const char *cache_file;    // pages are also kept there; "": nowhere. Borrowed until engine_new returns

@@ -66,11 +66,11 @@ struct generation_params {
     bool include_stop; // the stop string, or the stop token's text, stays in the text
     bool skip_special; // special tokens give no text
     bool score_prompt;
-    int32_t priority;     // lower first
-    uint64_t arrival_ns;  // of the request
-    uint64_t deadline_ns; // 0: none
-    struct hash128 salt;  // keeps its cached prefixes apart from others'; zero: shared
-    uint32_t tenant;      // whose share of the cache they count in; 0: nobody's
+    int32_t priority;                   // lower first
+    uint64_t arrival_ns;                // of the request
+    uint64_t deadline_ns;               // 0: none
+    struct hash128 salt;                // keeps its cached prefixes apart from others'; zero: shared
+    uint32_t tenant;                    // whose share of the cache they count in; 0: nobody's
     const struct retain_range *retains; // what they are worth afterwards
     uint32_t retain_count;
 };

@@ -45,7 +45,7 @@ struct leaves {
     struct pool *pool;   // borrowed
     struct reuse *reuse; // NULL: by last use alone
     struct retain *retain;
-    struct leaf *leaf;   // (page_count)
+    struct leaf *leaf; // (page_count)
     struct heap heaps[1 + TENANTS_MAX];
     uint32_t tenant_count, share_pages;
     uint32_t heap_visit; // heap that is visited next

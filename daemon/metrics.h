@@ -27,7 +27,7 @@ struct metrics_engine { // a group of workers, which vLLM calls an engine
     uint64_t steps, restarts;
 };
 
-struct metrics_gauges { // read at the time of rendering
+struct metrics_gauges {                   // read at the time of rendering
     const struct metrics_engine *engines; // (engine_count), at least 1
     uint32_t engine_count;
     uint32_t waiting;                             // for any of them

@@ -32,7 +32,7 @@ struct params {
     const struct cJSON *template_variables; // chat_template_kwargs or NULL
     bool add_generation_prompt, continue_final_message;
     bool add_special_tokens;
-    const char *cache_salt; // NULL: none
+    const char *cache_salt;                         // NULL: none
     struct retain_range retains[RETAIN_RANGES_MAX]; // positions of the prompt, or from RETAIN_OUTPUT on
     uint32_t retain_count;
     /* how */

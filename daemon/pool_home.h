@@ -16,7 +16,7 @@
 struct pool_home {
     struct segment meta;
     struct segment kv[RANKS_MAX]; // payload by rank, mapped for as long as we live
-    struct pool *pool;       // NULL: not open
+    struct pool *pool;            // NULL: not open
     bool adopted;
 };
 

@@ -77,7 +77,7 @@ struct sched_request {
     uint32_t prompt_count;
     uint32_t output_max; // room for output tokens; prompt_count + output_max <= model_len_max
     struct hash128 root_key;
-    uint32_t tenant;        // whose share of the cache its pages count in; 0: nobody's
+    uint32_t tenant;                    // whose share of the cache its pages count in; 0: nobody's
     const struct retain_range *retains; // what its pages are worth once it is done; at most RETAIN_RANGES_MAX
     uint32_t retain_count;
     struct plan_seq params; // seed, sampling parameters, logprobs; the rest is ignored

@@ -23,7 +23,7 @@ struct tier_page { // who a page is; keys as in prefix.h, so that model, KV type
     struct hash128 key, parent_key; // parent_key: of the page before it; zero for a first page
     uint32_t tokens[PAGE_TOKENS];
     uint64_t producer; // of the payload's bits, as in layout.h: those of another are other pages
-    uint64_t sum; // hash64 of the payload; not looked at by find
+    uint64_t sum;      // hash64 of the payload; not looked at by find
 };
 
 struct tier_stats {

@@ -22,7 +22,7 @@ struct file_header { // at 0; the rest of its block is zero
     uint64_t magic;
     uint32_t version, place_count;
     struct pool_geometry geometry; // page_count 0
-    uint64_t sum; // hash64 of what is before it
+    uint64_t sum;                  // hash64 of what is before it
 };
 
 struct file_record {

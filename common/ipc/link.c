@@ -56,7 +56,7 @@ struct rank_cell {
     _Atomic uint32_t changes; // counted up with every change that the daemon's waiter should see
     uint32_t reserved;
     _Atomic uint64_t weights_low, weights_high; // key of the shared weights; before state READY
-    _Atomic uint64_t start; // field 22 of /proc/PID/stat: with pid, who it is; stored before pid
+    _Atomic uint64_t start;    // field 22 of /proc/PID/stat: with pid, who it is; stored before pid
     _Atomic uint64_t producer; // what its kernels' bits are; before state READY
     _Alignas(CACHELINE_BYTES) char panic[LINK_PANIC_BYTES];
 };

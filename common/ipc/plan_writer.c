@@ -22,10 +22,10 @@ struct plan_writer {
     uint32_t *tokens;          // owned, (tokens_max)
     struct table *tables;      // owned, (seqs_max); table_count of them, counts.pages entries in all
     uint32_t table_count;
-    uint32_t *history;         // owned, (history_max)
-    struct plan_bias *biases;  // owned, (biases_max)
-    struct plan_copy *copies;  // owned, (seqs_max)
-    struct plan_page *checks;  // owned, (plan_checks_max)
+    uint32_t *history;        // owned, (history_max)
+    struct plan_bias *biases; // owned, (biases_max)
+    struct plan_copy *copies; // owned, (seqs_max)
+    struct plan_page *checks; // owned, (plan_checks_max)
 };
 
 struct done_writer {

@@ -27,11 +27,11 @@ struct kern_vector {
 /* Activations. Producers whose readers are integer products write blocks only; fetch brings floats back. */
 struct kern_rows {
     uint32_t row_count, cols;
-    uint32_t block_count;     // of a row
+    uint32_t block_count;          // of a row
     uint32_t col_first, col_count; // what ops write: all, unless ranks fill them together
     bool whole_blocks;             // that begins and ends, for each rank, with a block
-    float *values;            // (row_count, cols)
-    struct cpu_block *blocks; // (row_count, block_count)
+    float *values;                 // (row_count, cols)
+    struct cpu_block *blocks;      // (row_count, block_count)
     bool has_values, has_blocks;
 };
 
