@@ -9,6 +9,7 @@
 #include "common/base/clock.h"
 #include "common/ipc/link.h"
 #include "common/shm/audit.h"
+#include "daemon/ranks.h"
 
 #define WORKER_GONE_NS_MAX (10 * NS_PER_S) // to unmap all that it had
 
@@ -55,6 +56,7 @@ static void old_groups_end(const char *instance)
         (void)link_kill_ranks(instance, group);                        // they may be gone already
         (void)link_unlink(instance, group);                            // as may its name
         (void)segment_unlink(instance, part);
+        ranks_sweep(instance, group);
     }
 }
 

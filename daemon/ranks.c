@@ -70,10 +70,10 @@ static int remove_one(const char *path, const struct stat *st, int kind, struct 
     return 0;
 }
 
-static void directory_remove(const struct ranks *ranks)
+static void directory_remove(const char *path)
 {
     enum { FILES_OPEN = 8 };
-    (void)nftw(ranks->directory, remove_one, FILES_OPEN, FTW_DEPTH | FTW_PHYS); // there may be none
+    (void)nftw(path, remove_one, FILES_OPEN, FTW_DEPTH | FTW_PHYS); // there may be none
 }
 
 static int directory_make(const struct ranks *ranks, struct err *err)
@@ -82,14 +82,14 @@ static int directory_make(const struct ranks *ranks, struct err *err)
     if (lstat(ranks->directory, &st) == 0) {
         if (st.st_uid != geteuid() || !S_ISDIR(st.st_mode))
             return ERR(err, -EPERM, "%s is not ours", ranks->directory);
-        directory_remove(ranks);
+        directory_remove(ranks->directory);
     }
     if (mkdir(ranks->directory, 0700) < 0) return err_sys(err, errno, "%s", ranks->directory);
     return 0;
 }
 
-/* Where systemd or a login gave us room that goes with us; else /tmp. */
-static void directory_name(struct ranks *ranks)
+/* Where systemd or a login gave us room that goes with us; else /tmp. out: (DIRECTORY_BYTES) */
+static void directory_name(const char *instance, uint32_t group_idx, char *out)
 {
     static const char *const variables[] = {"RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "TMPDIR"};
     const char *base = "/tmp";
@@ -98,8 +98,15 @@ static void directory_name(struct ranks *ranks)
         if (value && value[0] == '/' && strlen(value) < DIRECTORY_BYTES / 2 && access(value, W_OK) == 0)
             base = value;
     }
-    (void)snprintf(ranks->directory, sizeof ranks->directory, "%s/kvasir-%s-ranks.%" PRIu32, base,
-                   ranks->conf.instance, ranks->conf.group_idx); // fits
+    (void)snprintf(out, DIRECTORY_BYTES, "%s/kvasir-%s-ranks.%" PRIu32, base, instance, group_idx); // fits
+}
+
+void ranks_sweep(const char *instance, uint32_t group_idx)
+{
+    char path[DIRECTORY_BYTES];
+    struct stat st;
+    directory_name(instance, group_idx, path);
+    if (lstat(path, &st) == 0 && st.st_uid == geteuid() && S_ISDIR(st.st_mode)) directory_remove(path);
 }
 
 const char *ranks_directory(const struct ranks *ranks)
@@ -271,7 +278,7 @@ void ranks_rest(struct ranks *ranks)
     for (uint32_t i = 0; i <= ranks->conf.rank_count; i++)
         ranks->watches[i] = (struct rank_watch){.pidfd = -1};
     uv_timer_stop(&ranks->look);
-    directory_remove(ranks);
+    directory_remove(ranks->directory);
 }
 
 /* ---- making and freeing ---- */
@@ -305,7 +312,7 @@ int ranks_new(const struct ranks_conf *conf, struct ranks **ret_ranks, struct er
     ranks->stuck_ns = STUCK_NS_MIN;
     for (uint32_t i = 0; i <= RANKS_MAX; i++) ranks->watches[i].pidfd = -1;
     (void)snprintf(part, sizeof part, "exchange.%" PRIu32, conf->group_idx); // fits
-    directory_name(ranks);
+    directory_name(conf->instance, conf->group_idx, ranks->directory);
     ranks->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     int r = ranks->epoll_fd < 0 ? err_sys(err, errno, "epoll") : 0;
     if (r == 0 && (r = segment_unlink(conf->instance, part)) < 0) err_sys(err, -r, "segment %s", part);
@@ -327,7 +334,7 @@ int ranks_new(const struct ranks_conf *conf, struct ranks **ret_ranks, struct er
 
 void ranks_free(struct ranks *ranks, void (*on_freed)(void *owner))
 {
-    directory_remove(ranks);
+    directory_remove(ranks->directory);
     ranks->on_freed = on_freed;
     uv_close((uv_handle_t *)&ranks->poll, handle_closed);
     uv_close((uv_handle_t *)&ranks->look, handle_closed);

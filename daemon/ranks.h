@@ -51,5 +51,7 @@ void ranks_kill(struct ranks *ranks); // the signal alone
 void ranks_rest(struct ranks *ranks); // the life is over: nothing is watched, the directory is emptied
 
 const char *ranks_directory(const struct ranks *ranks);
+/* What a daemon of this instance that died left of a group's directory, where it is ours. The group's ranks are gone. */
+void ranks_sweep(const char *instance, uint32_t group_idx);
 
 #endif

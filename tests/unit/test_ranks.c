@@ -287,6 +287,14 @@ static void test_ranks_keep_the_directory_to_a_life(void **state)
     ranks_rest(world.ranks);
     world_close(&world);
     assert_int_equal(stat(path, &st), -1);
+    assert_int_equal(mkdir(path, 0700), 0); // of a group that its successor does not have
+    assert_int_equal(mkdir(left, 0700), 0);
+    ranks_sweep(shm_instance, 0);
+    assert_int_equal(stat(path, &st), -1);
+    assert_int_equal(symlink("/", path), 0); // not ours to walk
+    ranks_sweep(shm_instance, 0);
+    assert_int_equal(lstat(path, &st), 0);
+    assert_int_equal(unlink(path), 0);
 }
 
 static int run(void)
