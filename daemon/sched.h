@@ -157,6 +157,7 @@ void sched_pause(struct sched *sched, uint64_t seq_id, bool paused);
  * that have no step in flight: plan those too. */
 int sched_plan(struct sched *sched, uint32_t group, uint64_t now_ns, struct plan_writer *writer);
 bool sched_in_flight(const struct sched *sched, uint32_t group);
+bool sched_flies_any(const struct sched *sched); // a step of some group is in flight
 
 /* Takes the completion of the group's step in flight (already verified against its plan). Events are written to
  * events (at least 2 * seqs_max) and valid until the next call. -> their number; ERR_PEER when the

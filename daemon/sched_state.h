@@ -230,7 +230,6 @@ void sched_seq_end(struct sched *sched, uint32_t slot, uint64_t now_ns);
 /* ---- sched_group.c ---- */
 
 int sched_groups_init(struct sched *sched);          // 0 or -ENOMEM
-bool sched_flies_any(const struct sched *sched);     // a step of some group is in flight
 uint32_t sched_groups_up(const struct sched *sched); // how many compute
 /* The group of one that comes in, in a plan of group `group`. */
 uint32_t sched_group_pick(const struct sched *sched, uint32_t group);
