@@ -5,22 +5,17 @@
 #include <stdlib.h>
 
 #include "common/base/check.h"
-#include "common/base/huge.h"
+#include "tests/data/pool_rig.h"
 
 enum { VOCAB = 1 << 15 };
 
 int sched_rig_open(struct sched_rig *rig, uint32_t pages, const struct sched_conf *conf)
 {
-    struct pool_geometry geometry = {.page_count = pages, .page_tokens = PAGE_TOKENS, .rank_count = 1};
     *rig = (struct sched_rig){.conf = *conf, .now_ns = 1};
-    size_t bytes = (pool_meta_bytes(&geometry) + 4095) & ~(size_t)4095;
-    rig->meta = huge_calloc(1, bytes); // like a segment of that size
-    if (!rig->meta) return -ENOMEM;
-    struct pool_owner owner = {1, 2, 7};
-    int r = pool_format(rig->meta, pool_meta_bytes(&geometry), &geometry, &owner, &rig->pool, NULL);
+    int r = pool_rig_open(pages, &rig->meta, &rig->pool);
     if (r == 0) r = prefix_new(rig->pool, &rig->prefix);
     if (r == 0) r = sched_new(&rig->conf, rig->pool, rig->prefix, &rig->sched);
-    sched_plan_limits(&rig->conf, &geometry, VOCAB, &rig->limits);
+    if (r == 0) sched_plan_limits(&rig->conf, pool_geometry(rig->pool), VOCAB, &rig->limits);
     if (r == 0) r = plan_writer_new(&rig->limits, &rig->writer);
     if (r == 0) r = done_writer_new(&rig->limits, &rig->answer);
     if (r < 0) {

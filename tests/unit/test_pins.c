@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "daemon/prefix.h"
+#include "tests/data/pool_rig.h"
 
 enum { PAGES = 16 };
 
@@ -26,13 +27,8 @@ struct world {
 
 static void world_open(struct world *world, uint32_t limit)
 {
-    struct pool_geometry geometry = {.page_count = PAGES, .page_tokens = PAGE_TOKENS, .rank_count = 1};
-    struct pool_owner owner = {1, 2, 3};
-    size_t bytes = (pool_meta_bytes(&geometry) + 4095) & ~(size_t)4095;
-    *world = (struct world){.meta = aligned_alloc(4096, bytes)};
-    memset(world->meta, 0, bytes);
-    assert_int_equal(
-        pool_format(world->meta, pool_meta_bytes(&geometry), &geometry, &owner, &world->pool, NULL), 0);
+    *world = (struct world){.now_ns = 0};
+    assert_int_equal(pool_rig_open(PAGES, &world->meta, &world->pool), 0);
     assert_int_equal(prefix_new(world->pool, &world->prefix), 0);
     world->pins = prefix_pins(world->prefix);
     pins_limit(world->pins, limit);

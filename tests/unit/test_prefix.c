@@ -17,6 +17,7 @@
 #include "common/base/check.h"
 #include "common/base/rng.h"
 #include "daemon/prefix.h"
+#include "tests/data/pool_rig.h"
 
 enum { PAGES_MOST = 64 };
 
@@ -29,13 +30,8 @@ struct world {
 
 static void world_open_ordered(struct world *world, uint32_t pages, enum leaves_order order)
 {
-    struct pool_geometry geometry = {.page_count = pages, .page_tokens = PAGE_TOKENS, .rank_count = 1};
-    struct pool_owner owner = {1, 2, 3};
-    size_t bytes = (pool_meta_bytes(&geometry) + 4095) & ~(size_t)4095;
-    *world = (struct world){.meta = aligned_alloc(4096, bytes)};
-    memset(world->meta, 0, bytes);
-    assert_int_equal(
-        pool_format(world->meta, pool_meta_bytes(&geometry), &geometry, &owner, &world->pool, NULL), 0);
+    *world = (struct world){.now_ns = 0};
+    assert_int_equal(pool_rig_open(pages, &world->meta, &world->pool), 0);
     assert_int_equal(prefix_new_ordered(world->pool, order, &world->prefix), 0);
 }
 

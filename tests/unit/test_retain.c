@@ -15,6 +15,7 @@
 #include "common/base/clock.h"
 #include "common/base/rng.h"
 #include "daemon/prefix.h"
+#include "tests/data/pool_rig.h"
 
 #define SECONDS(n) ((n)*NS_PER_S)
 
@@ -27,13 +28,8 @@ struct world {
 
 static void world_open(struct world *world, uint32_t pages, uint32_t tenants, uint32_t limit)
 {
-    struct pool_geometry geometry = {.page_count = pages, .page_tokens = PAGE_TOKENS, .rank_count = 1};
-    struct pool_owner owner = {1, 2, 3};
-    size_t bytes = (pool_meta_bytes(&geometry) + 4095) & ~(size_t)4095;
-    *world = (struct world){.meta = aligned_alloc(4096, bytes), .now_ns = SECONDS(1000)};
-    memset(world->meta, 0, bytes);
-    assert_int_equal(
-        pool_format(world->meta, pool_meta_bytes(&geometry), &geometry, &owner, &world->pool, NULL), 0);
+    *world = (struct world){.now_ns = SECONDS(1000)};
+    assert_int_equal(pool_rig_open(pages, &world->meta, &world->pool), 0);
     assert_int_equal(prefix_new(world->pool, &world->prefix), 0);
     assert_int_equal(prefix_retain(world->prefix, tenants, limit), 0);
 }

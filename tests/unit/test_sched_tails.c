@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "daemon/sched.h"
+#include "tests/data/pool_rig.h"
 
 enum { VOCAB = 100, LEN_MAX = 128, SEQS_MAX = 4, PROMPT = 48 };
 
@@ -32,18 +33,13 @@ struct world {
 
 static void world_open(struct world *world, uint32_t pages)
 {
-    struct pool_geometry geometry = {.page_count = pages, .page_tokens = PAGE_TOKENS, .rank_count = 1};
-    struct pool_owner owner = {1, 2, 7};
     struct sched_conf conf = {
         .seqs_max = SEQS_MAX, .tokens_max = LEN_MAX, .queue_max = 4, .model_len_max = LEN_MAX, .epoch = 7};
-    size_t bytes = (pool_meta_bytes(&geometry) + 4095) & ~(size_t)4095;
-    *world = (struct world){.meta = aligned_alloc(4096, bytes)};
-    memset(world->meta, 0, bytes);
-    assert_int_equal(
-        pool_format(world->meta, pool_meta_bytes(&geometry), &geometry, &owner, &world->pool, NULL), 0);
+    *world = (struct world){.now_ns = 0};
+    assert_int_equal(pool_rig_open(pages, &world->meta, &world->pool), 0);
     assert_int_equal(prefix_new(world->pool, &world->prefix), 0);
     assert_int_equal(sched_new(&conf, world->pool, world->prefix, &world->sched), 0);
-    sched_plan_limits(&conf, &geometry, VOCAB, &world->limits);
+    sched_plan_limits(&conf, pool_geometry(world->pool), VOCAB, &world->limits);
     assert_int_equal(plan_writer_new(&world->limits, &world->writer), 0);
     assert_int_equal(done_writer_new(&world->limits, &world->answer), 0);
     world->plan_bytes = malloc(plan_bytes_max(&world->limits));
@@ -227,15 +223,21 @@ static void test_sched_copies_no_tail_into_a_full_pool(void **state)
     }
 }
 
+/* One sequence: two full pages, and eight rows of a third. */
+static void world_open_running(struct world *world)
+{
+    world_open(world, 20);
+    (void)submit(world, world->prompt, 40, 4, 1);
+    assert_int_equal(plan(world), 1);
+    answer(world);
+}
+
 /* What a worker that wrote anywhere may have damaged: the page that is not sealed yet. */
 static void test_sched_fills_anew_what_has_no_checksum(void **state)
 {
     (void)state;
     struct world world;
-    world_open(&world, 20);
-    (void)submit(&world, world.prompt, 40, 4, 1);
-    assert_int_equal(plan(&world), 1);
-    answer(&world);
+    world_open_running(&world);
     sched_distrust(world.sched, 0);
     sched_refill(world.sched);
     audit(&world);
@@ -275,10 +277,7 @@ static void test_sched_forgets_all_that_was_computed(void **state)
 {
     (void)state;
     struct world world;
-    world_open(&world, 20);
-    (void)submit(&world, world.prompt, 40, 4, 1);
-    assert_int_equal(plan(&world), 1);
-    answer(&world);
+    world_open_running(&world);
     assert_int_equal(pool_sealed_count(world.pool), 2);
     sched_distrust(world.sched, 0);
     assert_int_equal(sched_forget(world.sched, world.now_ns), 2);
