@@ -9,6 +9,7 @@ Nothing here sleeps for a fixed time: waits are for events, deadlines are fail-s
 Results are printed one a line, "ok N - name", "not ok N - name" or "ok N - name # SKIP reason"; the exit
 status is 0, 1, or 77 when everything was skipped.
 """
+import argparse
 import atexit
 import ctypes
 import functools
@@ -501,6 +502,25 @@ class Tap:
 def note(text):
     """A line of figures between the results."""
     print(f"# {text}", flush=True)
+
+
+def begin(doc, name, **defaults):
+    """-> (options, Tap) of a script that takes its numbers from a seed: --OPTION for each default, of the default's
+    type, and --seed, KVASIR_SEED or drawn, which is printed. Without a model the script ends, skipped as name."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    for option, default in defaults.items():
+        parser.add_argument("--" + option.replace("_", "-"), type=type(default), default=default)
+    parser.add_argument("--seed", type=int, default=int(os.environ.get("KVASIR_SEED") or time.time_ns() % 10**9))
+    options = parser.parse_args()
+    tap = Tap()
+    options.model = getattr(options, "model", "")
+    try:
+        options.model = options.model or model_path()
+    except Skip as reason:
+        tap.skip(name, reason)
+        tap.done()
+    note(f"seed {options.seed}")
+    return options, tap
 
 
 def run_cases(cases, *arguments):

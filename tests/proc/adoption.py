@@ -8,7 +8,6 @@ Kills: at a random point within a random step. No stream whose daemon lived may 
 undisturbed run; one whose daemon died may only be cut. What the dead daemon had sealed the next one must have, nothing
 of it may be wrong. Flips: one bit each in pages of a dead pool, each page is then read again: every one must
 be found, and no token may change. --warm-ms: fail when the first hit after a start takes longer (0: report)."""
-import argparse
 import mmap
 import os
 import random
@@ -22,8 +21,8 @@ import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
-from kvasir_test import (Daemon, Skip, Tap, in_parallel, model_path, new_instance, note,  # noqa: E402
-                         process_is_alive, program, require, shm_names, wait_until)
+from kvasir_test import (Daemon, begin, in_parallel, model_path, new_instance, note, process_is_alive,  # noqa: E402
+                         program, require, shm_names, wait_until)
 
 COMPLETION = "/v1/completions"
 PAGE_TOKENS, DESC_BYTES, PAGE_FILLING, PAGE_SEALED, PAGE_NONE = 16, 64, 1, 2, 2**32 - 1
@@ -392,21 +391,7 @@ def check_commands(options):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=9)
-    parser.add_argument("--flips", type=int, default=60)
-    parser.add_argument("--streams", type=int, default=16)
-    parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--warm-ms", type=float, default=0)
-    parser.add_argument("--seed", type=int, default=int(os.environ.get("KVASIR_SEED") or time.time_ns() % 10**9))
-    options = parser.parse_args()
-    tap = Tap()
-    try:
-        model_path()
-    except Skip as reason:
-        tap.skip("adoption", reason)
-        tap.done()
-    note(f"seed {options.seed}")
+    options, tap = begin(__doc__, "adoption", kills=9, flips=60, streams=16, tokens=48, warm_ms=0.0)
     if options.kills:
         run = Run(options)
         if tap.case(f"{options.kills} kills lose no page and no token", run.check_kills):

@@ -9,7 +9,6 @@ which alone can answer while the first is stopped in the middle of a step; a kil
 token of any stream; a daemon that is killed leaves a pool that the next adopts, whether that has two workers or
 one, and no worker of the dead one is left. A tiny model is also split over two ranks by each of the two: killed like
 a worker, adopted by one group of two ranks."""
-import argparse
 import os
 import random
 import signal
@@ -19,7 +18,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from kvasir_test import (Daemon, Skip, Streamed, Tap, in_parallel, model_path, new_instance, note,  # noqa: E402
+from kvasir_test import (Daemon, Skip, Streamed, begin, in_parallel, model_path, new_instance, note,  # noqa: E402
                          process_children, process_is_alive, program, require, shm_names, temporary_directory,
                          vectors_path, wait_until)
 from ranks import environment, mpi_is_built  # noqa: E402
@@ -278,19 +277,7 @@ def check_newer():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=6)
-    parser.add_argument("--streams", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=int(os.environ.get("KVASIR_SEED") or time.time_ns() % 10**9))
-    options = parser.parse_args()
-    tap = Tap()
-    try:
-        model_path()
-    except Skip as reason:
-        tap.skip("two workers on one cache", reason)
-        tap.done()
-    note(f"seed {options.seed}")
+    options, tap = begin(__doc__, "two workers on one cache", kills=6, streams=8, tokens=64)
     run = Run(options)
     ok = tap.case("one worker alone", run.run_alone) and tap.case("two give the same tokens", run.check_equal)
     if ok:

@@ -5,7 +5,6 @@
 kill_worker.py [--kills 20] [--streams 8] [--tokens 120] [--seed N]. Eight streams run undisturbed once; then
 again and again while their worker is killed: after a random number of tokens and a random moment more, or
 while it is only starting. Every stream must end complete and byte-equal to the undisturbed one."""
-import argparse
 import os
 import random
 import signal
@@ -14,8 +13,7 @@ import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
-from kvasir_test import (Daemon, Skip, Streamed, Tap, in_parallel, model_path, note,  # noqa: E402
-                         process_is_alive, wait_until)
+from kvasir_test import (Daemon, Streamed, begin, in_parallel, note, process_is_alive, wait_until)  # noqa: E402
 
 PROMPTS = ["The capital of France is", "def fibonacci(n):", "Once upon a time, in a small village by the sea,",
            "1, 2, 3, 5, 8, 13,", "Water boils at 100 degrees Celsius because", "Dear Sir or Madam,",
@@ -140,20 +138,8 @@ def check_idle(d):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--streams", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=120)
-    parser.add_argument("--seed", type=int, default=int(os.environ.get("KVASIR_SEED") or time.time_ns() % 10**9))
-    options = parser.parse_args()
-    tap = Tap()
-    try:
-        model = model_path()
-    except Skip as reason:
-        tap.skip("streams survive kills of the worker", reason)
-        tap.done()
-    note(f"seed {options.seed}")
-    with Daemon(model) as d:
+    options, tap = begin(__doc__, "streams survive kills of the worker", kills=20, streams=8, tokens=120)
+    with Daemon(options.model) as d:
         if tap.case("streams survive kills of the worker", check_kills, d, options):
             tap.case("every page is idle and fsck finds no fault", check_idle, d)
         tap.case("a clean stop leaves nothing", d.stop)

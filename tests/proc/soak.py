@@ -5,7 +5,6 @@
 soak.py [--seconds 20] [--clients 32] [--seed N] [--model PATH]. A first quarter warms up; then file
 descriptors and memory of daemon and worker are noted, the rest of the time runs, and they must be what they
 were. No 5xx, no broken stream, every page idle, fsck clean, no name left."""
-import argparse
 import collections
 import json
 import os
@@ -17,8 +16,7 @@ import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
-from kvasir_test import (Daemon, Skip, Tap, model_path, note, process_fd_count, process_rss_bytes,  # noqa: E402
-                         sanitizer, wait_until)
+from kvasir_test import (Daemon, begin, note, process_fd_count, process_rss_bytes, sanitizer, wait_until)  # noqa: E402
 
 WORDS = ("the of and to in a is that for it as was with be by on not he his but at are this have from or had an "
          "they which one you were all her she there would their we him been has when who will no more if out so "
@@ -202,20 +200,8 @@ def check_log(d):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=20)
-    parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--model")
-    parser.add_argument("--seed", type=int, default=int(os.environ.get("KVASIR_SEED") or time.time_ns() % 10**9))
-    options = parser.parse_args()
-    tap = Tap()
-    try:
-        model = options.model or model_path()
-    except Skip as reason:
-        tap.skip("soak", reason)
-        tap.done()
-    note(f"seed {options.seed}")
-    with Daemon(model) as d:
+    options, tap = begin(__doc__, "soak", seconds=20.0, clients=32, model="")
+    with Daemon(options.model) as d:
         d.has_chat = d.call("POST", CHAT, {"messages": [{"role": "user", "content": "Hi"}],
                                            "max_tokens": 1}).status == 200
         model_len = d.get("/v1/models")["data"][0]["max_model_len"]
