@@ -18,9 +18,6 @@ _Noreturn void check_failed(const char *file, int line, const char *function, co
 #define CHECK_SLOW(condition) ((void)0)
 #endif
 
-/* A state that should be handled and is not yet; aborts with what is missing. */
-#define TODO_HANDLE(text) check_failed(__FILE__, __LINE__, __func__, "not handled yet: " text)
-
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 
 #endif
