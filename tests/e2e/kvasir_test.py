@@ -107,15 +107,20 @@ def shm_names(instance):
     return sorted(os.path.basename(path) for path in glob.glob(f"/dev/shm/kvasir-{instance}-*"))
 
 
+def remove_names(instance):
+    """What a killed daemon left in /dev/shm."""
+    for name in shm_names(instance):
+        try:
+            os.unlink("/dev/shm/" + name)
+        except FileNotFoundError:
+            pass
+
+
 def _clean_up():
     for daemon in list(_daemons):
         daemon.kill()
     for instance in _instances:
-        for name in shm_names(instance):
-            try:
-                os.unlink("/dev/shm/" + name)
-            except FileNotFoundError:
-                pass
+        remove_names(instance)
 
 
 def _on_signal(number, _frame):

@@ -14,8 +14,8 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
-from kvasir_test import (Daemon, PAGE_TOKENS, cases_of, model_path, note, require, run_cases,  # noqa: E402
-                         wait_until)
+from kvasir_test import (Daemon, PAGE_TOKENS, cases_of, model_path, note, remove_names, require,  # noqa: E402
+                         run_cases, wait_until)
 
 COMPLETION = "/v1/completions"
 PAGES = 24
@@ -129,6 +129,7 @@ def test_a_daemon_killed_while_it_writes_leaves_no_wrong_page():
             ask(d, [rng.randrange(1000, 9000) for _ in range(rng.randrange(50, 600))])
             d.process.kill()  # its pages are being written
             d.wait_exit()
+            remove_names(d.instance)  # 94 MiB of pool each
         with file.daemon(size="16M") as d:
             for _ in range(2):
                 bits, cached = ask(d, PROMPT)
