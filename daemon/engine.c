@@ -42,12 +42,19 @@ static int pages_decide(struct engine *engine, struct err *err)
     return 0;
 }
 
+/* Ranks of this host. */
+static uint32_t local_count(const struct engine_conf *conf)
+{
+    return conf->hosts ? conf->hosts->rank_first[1] : conf->rank_count;
+}
+
 static int pool_open(struct engine *engine, struct engine_found *found, struct err *err)
 {
     const struct model_facts *facts = &engine->conf.facts;
     engine->geometry = (struct pool_geometry){
         .page_tokens = PAGE_TOKENS,
         .rank_count = engine->conf.rank_count,
+        .remote_count = engine->conf.rank_count - local_count(&engine->conf),
         .kv_type = engine->conf.kv_type,
         .layer_count = facts->layer_count,
         .head_count_kv = facts->head_count_kv,
@@ -122,7 +129,9 @@ static int group_make(struct engine *engine, uint32_t idx, struct err *err)
     at->idx = idx;
     at->plan_bytes = malloc(plan_bytes_max(&engine->limits));
     if (!at->plan_bytes) return ERR(err, -ENOMEM, "out of memory");
-    struct exchange_shape shape = exchange_shape_of(&engine->limits, conf->rank_count);
+    char hosts[HOSTS_TEXT_BYTES] = "";
+    if (conf->hosts) hosts_print(conf->hosts, hosts);
+    struct exchange_shape shape = exchange_shape_of(&engine->limits, local_count(conf));
     shape.embedding_dims = conf->facts.embedding_dims;
     shape.attention_dims = conf->facts.head_count * conf->facts.head_dims;
     shape.feed_forward_dims = conf->facts.feed_forward_dims;
@@ -133,6 +142,8 @@ static int group_make(struct engine *engine, uint32_t idx, struct err *err)
         .worker_path = conf->worker_path,
         .model_path = conf->model_path,
         .rank_count = conf->rank_count,
+        .local_count = local_count(conf),
+        .hosts = hosts,
         .shape = shape,
         .threads = conf->threads,
         .pin_threads = conf->pin_threads,

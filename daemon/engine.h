@@ -14,6 +14,7 @@
 
 #include "common/base/cpus.h"
 #include "common/base/err.h"
+#include "common/base/hosts.h"
 #include "common/gguf/facts.h"
 #include "daemon/offload.h"
 #include "daemon/sched.h"
@@ -52,6 +53,8 @@ struct engine_conf {
     const char *worker_path, *model_path;
     uint32_t group_count; // at least 1
     uint32_t rank_count;  // processes of each group, which the model is split over
+    const struct hosts
+        *hosts; // of several hosts: which ranks run where; NULL: all here. Borrowed until engine_free
     uint32_t threads;     // of each group, all its processes together
     bool pin_threads;     // each to a core of its own
     const char (

@@ -24,13 +24,13 @@ enum {
     STOP_MS_MAX = 5000, // then SIGKILL
     STALL_CHECK_MS = 1000,
     ARGV_TEXT_BYTES = 32,
-    ARGV_COUNT_MAX = 24,
+    ARGV_COUNT_MAX = 28,
     ENVP_COUNT_MAX = 128,
 };
 
 struct group {
     struct group_conf conf;
-    char *instance, *worker_path, *model_path, *cpus; // owned copies
+    char *instance, *worker_path, *model_path, *cpus, *hosts; // owned copies
     enum group_state state;
     struct link *link;
     struct process process;
@@ -128,6 +128,10 @@ static int worker_start(struct group *group, struct err *err)
         argv[used++] = "--launch";
         argv[used++] = "--session-dir";
         argv[used++] = ranks_directory(group->ranks);
+        if (group->hosts[0]) {
+            argv[used++] = "--hosts";
+            argv[used++] = group->hosts;
+        }
     }
     if (group->cpus[0]) {
         argv[used++] = "--cpus";
@@ -272,7 +276,8 @@ static void ready_look(struct group *group)
     for (uint32_t i = 0; i < group->conf.rank_count; i++) {
         link_rank_status(group->link, i, &rank);
         ready_count += rank.state == RANK_READY;
-        if (rank.progress_permille < progress) progress = rank.progress_permille;
+        if (i < group->conf.local_count && rank.progress_permille < progress)
+            progress = rank.progress_permille;
     }
     if (ready_count < group->conf.rank_count) {
         if (progress == group->progress) return;
@@ -282,7 +287,7 @@ static void ready_look(struct group *group)
     }
     group_move(group, GROUP_READY);
     group->ever_ready = true;
-    for (uint32_t i = 0; i < group->conf.rank_count; i++) {
+    for (uint32_t i = 0; i < group->conf.local_count; i++) {
         link_rank_status(group->link, i, &rank);
         weights_take(group, i, rank.weights);
     }
@@ -346,6 +351,7 @@ static void handle_gone(struct group *group)
     free(group->worker_path);
     free(group->model_path);
     free(group->cpus);
+    free(group->hosts);
     free(group);
     if (on_freed) on_freed(owner);
 }
@@ -383,7 +389,7 @@ static int ranks_make(struct group *group, struct err *err)
         .loop = group->conf.loop,
         .instance = group->instance,
         .group_idx = group->conf.group_idx,
-        .rank_count = group->conf.rank_count,
+        .rank_count = group->conf.local_count,
         .epoch = group->conf.epoch,
         .shape = group->conf.shape,
         .link = group->link,
@@ -404,9 +410,11 @@ int group_new(const struct group_conf *conf, struct group **ret_group, struct er
     group->worker_path = strdup(conf->worker_path);
     group->model_path = strdup(conf->model_path);
     group->cpus = strdup(conf->cpus);
+    group->hosts = strdup(conf->hosts);
     group->process = (struct process){
         .pidfd = -1, .on_exit = process_exited, .on_closed = process_closed, .owner = group};
-    bool has_texts = group->instance && group->worker_path && group->model_path && group->cpus;
+    bool has_texts = group->instance && group->worker_path && group->model_path && group->cpus &&
+                     group->hosts;
     int r = has_texts ? 0 : ERR(err, -ENOMEM, "out of memory");
     if (r == 0)
         r = link_create(conf->instance, conf->group_idx, conf->rank_count, conf->epoch, &conf->limits,
@@ -420,6 +428,7 @@ int group_new(const struct group_conf *conf, struct group **ret_group, struct er
         free(group->worker_path);
         free(group->model_path);
         free(group->cpus);
+        free(group->hosts);
         free(group);
         return r;
     }

@@ -52,6 +52,8 @@ struct group_conf {
     uint32_t group_idx;
     const char *worker_path, *model_path;
     uint32_t rank_count;
+    uint32_t local_count;        // of which on this host
+    const char *hosts;           // of several: hosts_print's; "": one. Borrowed until group_new returns
     struct exchange_shape shape; // of several ranks
     uint32_t threads;            // of all ranks
     bool pin_threads, private_weights;

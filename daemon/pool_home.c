@@ -60,12 +60,12 @@ static void old_groups_end(const char *instance)
     }
 }
 
-/* Of all ranks, or of none. lock_fds: (rank_count) */
+/* Of all ranks of this host, or of none. lock_fds: (pool_local_count) */
 static int payload_take(const char *instance, const struct pool_geometry *geometry, struct segment *kv,
                         int *lock_fds, struct err *err)
 {
     old_groups_end(instance);
-    for (uint32_t rank = 0; rank < geometry->rank_count; rank++) {
+    for (uint32_t rank = 0; rank < pool_local_count(geometry); rank++) {
         int r = rank_take(instance, geometry, rank, &kv[rank], &lock_fds[rank], err);
         if (r == 0) continue;
         payload_share(lock_fds, rank);
@@ -84,7 +84,8 @@ static int home_adopt(const char *instance, const struct pool_geometry *geometry
     if (r == 0) r = payload_take(instance, geometry, home->kv, lock_fds, err);
     if (r < 0) return r;
     r = pool_adopt(home->meta.base, home->meta.bytes, geometry, owner, &home->pool, ret_adoption, err);
-    payload_share(lock_fds, geometry->rank_count); // from here on whoever comes finds our name in the header
+    payload_share(lock_fds,
+                  pool_local_count(geometry)); // from here on whoever comes finds our name in the header
     home->adopted = r == 0;
     return r;
 }
@@ -94,7 +95,7 @@ static int home_make(const char *instance, const struct pool_geometry *geometry,
 {
     char part[16];
     int r = 0;
-    for (uint32_t rank = 0; r == 0 && rank < geometry->rank_count; rank++) {
+    for (uint32_t rank = 0; r == 0 && rank < pool_local_count(geometry); rank++) {
         kv_part(rank, part);
         uint64_t bytes = pool_rank_page_bytes(geometry, rank) * geometry->page_count;
         r = segment_create(instance, part, bytes, &home->kv[rank], err);

@@ -305,7 +305,7 @@ static void handle_closed(uv_handle_t *handle)
 int ranks_new(const struct ranks_conf *conf, struct ranks **ret_ranks, struct err *err)
 {
     char part[32];
-    CHECK(conf->rank_count > 1 && conf->rank_count <= RANKS_MAX);
+    CHECK(conf->rank_count > 0 && conf->rank_count <= RANKS_MAX);
     struct ranks *ranks = calloc(1, sizeof *ranks);
     if (!ranks) return ERR(err, -ENOMEM, "out of memory");
     ranks->conf = *conf;

@@ -24,7 +24,8 @@ struct ranks; // opaque
 struct ranks_conf {
     uv_loop_t *loop;
     const char *instance; // borrowed until ranks_free
-    uint32_t group_idx, rank_count;
+    uint32_t group_idx;
+    uint32_t rank_count; // of this host; others are watched by their hosts' agents (agent.h)
     uint64_t epoch;
     struct exchange_shape shape;
     struct link *link; // borrowed until ranks_free

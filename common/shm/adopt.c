@@ -34,6 +34,7 @@ static int geometry_compare(const struct pool_geometry *have, const struct pool_
     } rows[] = {
         {"KV type", have->kv_type, want->kv_type},
         {"ranks", have->rank_count, want->rank_count},
+        {"ranks on other hosts", have->remote_count, want->remote_count},
         {"tokens a page", have->page_tokens, want->page_tokens},
         {"layers", have->layer_count, want->layer_count},
         {"KV heads", have->head_count_kv, want->head_count_kv},

@@ -239,7 +239,7 @@ struct payloads {
 static void payloads_open(const char *instance, const struct pool_geometry *geometry,
                           struct payloads *payloads, struct audit_report *report)
 {
-    for (uint32_t rank = 0; rank < geometry->rank_count && geometry->page_bytes > 0; rank++) {
+    for (uint32_t rank = 0; rank < pool_local_count(geometry) && geometry->page_bytes > 0; rank++) {
         char part[32];
         struct err err;
         (void)snprintf(part, sizeof part, "kv.%u", rank); // fits

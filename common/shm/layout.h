@@ -45,12 +45,12 @@ enum page_state { PAGE_FREE = 0, PAGE_FILLING = 1, PAGE_SEALED = 2 };
 struct pool_geometry {
     uint32_t page_count;
     uint32_t page_tokens; // PAGE_TOKENS
-    uint32_t rank_count;  // payload segments
+    uint32_t rank_count;  // payload segments, of all hosts together
     uint32_t kv_type;     // enum kv_type
     uint32_t layer_count;
     uint32_t head_count_kv; // of the model; of one rank: pool_rank_heads
     uint32_t head_dims;
-    uint32_t reserved;
+    uint32_t remote_count; // the last so many ranks have theirs on other hosts (pool_local_count)
     uint64_t page_bytes; // of all heads: pool_page_bytes; of one rank: pool_rank_page_bytes
     struct hash128 model_digest;
 };

@@ -146,7 +146,8 @@ int pool_geometry_verify(const struct pool_geometry *g, struct err *err)
         return ERR(err, ERR_LIMIT, "pool: %u tokens a page, this build has %d", g->page_tokens, PAGE_TOKENS);
     if (g->rank_count == 0 || g->rank_count > RANKS_MAX)
         return ERR(err, ERR_LIMIT, "pool: %u ranks, wanted 1 to %d", g->rank_count, RANKS_MAX);
-    if (g->reserved != 0) return ERR(err, ERR_UNSUPPORTED, "pool: reserved geometry field is not 0");
+    if (g->remote_count >= g->rank_count)
+        return ERR(err, ERR_LIMIT, "pool: %u of %u ranks on other hosts", g->remote_count, g->rank_count);
     if (g->page_bytes == 0) return 0;
     uint64_t page_bytes = pool_page_bytes(g->kv_type, g->layer_count, g->head_count_kv, g->head_dims), all;
     if (page_bytes == 0) return ERR(err, ERR_UNSUPPORTED, "pool: no page layout for KV type %u", g->kv_type);

@@ -29,6 +29,11 @@ void pool_rank_heads(uint32_t head_count, uint32_t rank_count, uint32_t rank, ui
                      uint32_t *ret_count);
 /* Of one page, of a verified geometry; 0 for a pool without payload. */
 uint64_t pool_rank_page_bytes(const struct pool_geometry *geometry, uint32_t rank);
+/* Ranks of this host, whose payload lies here: [0, that). */
+static inline uint32_t pool_local_count(const struct pool_geometry *geometry)
+{
+    return geometry->rank_count - geometry->remote_count;
+}
 uint64_t pool_all_page_bytes(const struct pool_geometry *geometry); // of all ranks together
 size_t pool_meta_bytes(const struct pool_geometry *geometry); // size of the meta segment; a verified geometry
 /* Counts and sizes in range and page_bytes as pool_page_bytes says; page_bytes 0 is a pool without payload

@@ -63,8 +63,9 @@ int pool_repair(const char *instance, struct pool_repair *ret_repair, struct err
     int r = segment_open_write(instance, "meta", &meta, err);
     if (r < 0) return r;
     r = pool_header_copy(meta.base, meta.bytes, &header, err);
-    for (uint32_t rank = 0; r == 0 && rank < header.geometry.rank_count && header.geometry.page_bytes > 0;
-         rank++)
+    const uint32_t local_count = r == 0 && header.geometry.page_bytes > 0 ? pool_local_count(&header.geometry)
+                                                                          : 0;
+    for (uint32_t rank = 0; r == 0 && rank < local_count; rank++)
         r = rank_repair(instance, meta.base, &header, rank, &repair, err);
     const struct pool_owner nobody = {.epoch = r == 0 ? header.epoch : 0};
     if (r == 0) r = pool_adopt(meta.base, meta.bytes, &header.geometry, &nobody, &pool, &adoption, err);
