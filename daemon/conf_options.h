@@ -69,6 +69,9 @@
     X(COUNT, request_timeout_s, "request-timeout", "scheduler", "0", 0, 86400 * 365, "SECONDS", \
       "Longest time of a request, from its arrival to its end; past it it is answered with 408. Requests may set a " \
       "shorter one (timeout, or X-Request-Timeout). 0: no bound.") \
+    X(COUNT, shutdown_timeout_s, "shutdown-timeout", "scheduler", "60", 0, 86400, "SECONDS", \
+      "Time that running requests have to finish after SIGTERM or SIGINT. Less than whoever sent it waits before it kills: " \
+      "90 seconds under kvasird.service, Slurm's KillWait, 30, in a batch job.") \
     X(NUMBER, seed, "seed", "scheduler", "0", 0, INT64_MAX, "NUMBER", \
       "Seed of requests that bring none: together with the request's number it gives their random numbers.") \
     \

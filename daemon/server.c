@@ -29,7 +29,6 @@
 #include "daemon/request.h"
 
 enum {
-    DRAIN_MS_MAX = 60000,       // running requests may finish for so long
     STALL_NS_MAX_S = 120,       // a step without a sign of life
     HELD_BYTES_MAX = 512 << 20, // bodies and unsent answers of all connections
 };
@@ -116,7 +115,7 @@ static void signalled(uv_signal_t *handle, int signum)
     notify_stopping();
     server->state = SERVER_DRAINING;
     server->api.draining = true;
-    uv_timer_start(&server->drain, drain_over, DRAIN_MS_MAX, 0);
+    uv_timer_start(&server->drain, drain_over, server->conf->shutdown_timeout_s * UINT64_C(1000), 0);
     http_server_drain(server->http);
 }
 
