@@ -187,10 +187,11 @@ static void oom_score_raise(void)
     (void)close(fd); // the write has told
 }
 
-static void signals_ignore(void)
+static void signals_ignore(const struct worker_conf *conf)
 {
-    // A terminal sends ^C and its hangup to us too; they are meant for the daemon, which then stops us.
+    // A terminal sends ^C and its hangup to us too, a batch system SIGTERM; they are meant for the daemon, which then stops us.
     (void)signal(SIGINT, SIG_IGN);
+    if (conf->rank_count == 1) (void)signal(SIGTERM, SIG_IGN); // mpirun's ranks end by it
     (void)signal(SIGHUP, SIG_IGN);
     (void)signal(SIGPIPE, SIG_IGN); // a closed stderr is no reason to die
 }
@@ -520,7 +521,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "kvasir-worker: %s\n%s", err.text, usage);
         return err_exit_status(r);
     }
-    signals_ignore();
+    signals_ignore(&worker.conf);
     oom_score_raise();
     if (worker.conf.cpus) r = cpus_restrict(worker.conf.cpus, &err); // first: memory comes from their node
     worker.spin_ns = spin_ns_of(&worker.conf);                       // before the team pins this thread
