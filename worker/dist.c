@@ -9,6 +9,7 @@
 #include "worker/dist.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,9 +19,13 @@
 #include "common/base/cpus.h"
 
 enum {
-    SPIN_NS = 50000, // about the price of a sleep and a wake
+    /* Of a wait within a step. Waits are what one core was behind the other, some ten microseconds to a millisecond,
+     * and on a virtual machine waking a core that was given back costs as much again. */
+    SPIN_NS = 1000000,
     SPIN_NS_MIN = 2000,
-    SPIN_LOOKS = 32, // looks between two readings of the clock
+    SPIN_LOOKS = 32,   // looks between two readings of the clock
+    OFFER_NS = 50000,  // from here on a look at the clock is also an offer of the core
+    TAKEN_NS = 100000, // between two readings: somebody else had the core
 };
 
 struct dist {
@@ -28,7 +33,7 @@ struct dist {
     struct exchange_cell *cells; // in the segment, (local_count)
     uint32_t local, local_count; // which of the host's ranks we are
     uint32_t epoch;              // barriers that we came to
-    uint64_t spin_ns;            // our budget: what spinning gained lately, up to conf.spin_ns_max
+    uint64_t spin_ns;            // our budget, up to conf.spin_ns_max: less while others want the core
     int failed;                  // negative: look said no
 };
 
@@ -94,12 +99,14 @@ static bool all_arrived(const struct dist *dist)
     return true;
 }
 
-/* As team.c's: the budget doubles when it paid, and halves when it did not. */
+/* In a wait that is not over at once the core is offered to others: the rank that we wait for may be queued behind us
+ * on it. The budget doubles when it was enough, and halves when somebody had the core and we still wait: then others
+ * need it, and the spin ends. That a wait was longer says nothing of the next one. */
 static bool spin(struct dist *dist, uint64_t *budget_ns, uint64_t budget_ns_max)
 {
     if (budget_ns_max == 0) return false;
     const uint64_t start = clock_mono_ns();
-    do {
+    for (uint64_t before = start, now = start; now - start < *budget_ns; before = now) {
         for (int i = 0; i < SPIN_LOOKS; i++) {
             if (all_arrived(dist)) {
                 *budget_ns = *budget_ns * 2 < budget_ns_max ? *budget_ns * 2 : budget_ns_max;
@@ -107,8 +114,12 @@ static bool spin(struct dist *dist, uint64_t *budget_ns, uint64_t budget_ns_max)
             }
             relax();
         }
-    } while (clock_mono_ns() - start < *budget_ns);
-    *budget_ns = *budget_ns / 2 > SPIN_NS_MIN ? *budget_ns / 2 : SPIN_NS_MIN;
+        if (before - start > OFFER_NS) (void)sched_yield(); // never fails
+        now = clock_mono_ns();
+        if (now - before < TAKEN_NS || all_arrived(dist)) continue;
+        *budget_ns = *budget_ns / 2 > SPIN_NS_MIN ? *budget_ns / 2 : SPIN_NS_MIN;
+        break;
+    }
     return all_arrived(dist);
 }
 
