@@ -34,7 +34,7 @@ struct dist {
     uint32_t local, local_count; // which of the host's ranks we are
     uint32_t epoch;              // barriers that we came to
     uint64_t spin_ns;            // our budget, up to conf.spin_ns_max: less while others want the core
-    int failed;                  // negative: look said no
+    int failed;                  // negative: look said no, or the hosts
 };
 
 uint64_t dist_spin_ns(uint32_t local_count, uint32_t threads)
@@ -74,6 +74,11 @@ uint32_t dist_rank(const struct dist *dist)
 uint32_t dist_rank_count(const struct dist *dist)
 {
     return dist ? dist->conf.rank_count : 1;
+}
+
+int dist_failed(const struct dist *dist)
+{
+    return dist ? dist->failed : 0;
 }
 
 void *dist_area(const struct dist *dist, enum exchange_area area, uint64_t *ret_bytes)
@@ -145,6 +150,8 @@ static int meet(struct dist *dist, int status, uint64_t *spin_ns, uint64_t spin_
     if (dist->failed < 0) return dist->failed;
     struct exchange_cell *own = &dist->cells[dist->local];
     dist->epoch++;
+    // Relaxed: it is compared with itself a while later.
+    if (dist->conf.progress) atomic_fetch_add_explicit(dist->conf.progress, 1, memory_order_relaxed);
     own->statuses[dist->epoch % 2] = status;
     atomic_store_explicit(&own->arrived, dist->epoch, memory_order_seq_cst); // R1
     if (all_arrived(dist)) {
@@ -177,11 +184,22 @@ static int32_t least_status(const struct dist *dist)
     return least;
 }
 
-/* Behind a barrier of this host's ranks: what its first one did with the other hosts, for all. Others wait. */
-static int meet_hosts(struct dist *dist, int r)
+/* What the other hosts' leaders and ours did, for all ranks of this host. hosts_r: of our leader; the others, who wait for
+ * it, bring 0; spinning spin_ns_max at most before they sleep. -> the least status that any brought. */
+static int meet_hosts(struct dist *dist, int hosts_r, int32_t status, uint64_t *spin_ns, uint64_t spin_ns_max)
 {
-    r = meet_here(dist, r);
+    struct exchange_cell *leader = &dist->cells[0];
+    // Relaxed, and of one way only: the barrier orders it, and who still reads it behind the one before may learn of
+    // the failure early.
+    if (hosts_r < 0) atomic_store_explicit(&leader->hosts_failed, hosts_r, memory_order_relaxed); // rule E1
+    int r = meet(dist, status, spin_ns, spin_ns_max);
+    if (r == 0) r = dist->failed = atomic_load_explicit(&leader->hosts_failed, memory_order_relaxed);
     return r < 0 ? r : least_status(dist);
+}
+
+static int meet_hosts_soon(struct dist *dist, int hosts_r, int32_t status)
+{
+    return meet_hosts(dist, hosts_r, status, &dist->spin_ns, dist->conf.spin_ns_max);
 }
 
 int dist_barrier(struct dist *dist)
@@ -199,7 +217,7 @@ int dist_gather(struct dist *dist, const struct dist_plane *planes, uint32_t pla
     const struct dist_hosts *hosts = dist->conf.hosts;
     if (r < 0 || !hosts) return r;
     if (dist->local == 0) r = hosts->gather(hosts->arg, planes, plane_count, row_count, bounds);
-    return meet_hosts(dist, r);
+    return meet_hosts_soon(dist, r, 0);
 }
 
 int dist_gather_rows(struct dist *dist, const struct dist_plane *plane, uint32_t row_count,
@@ -210,7 +228,7 @@ int dist_gather_rows(struct dist *dist, const struct dist_plane *plane, uint32_t
     const struct dist_hosts *hosts = dist->conf.hosts;
     if (r < 0 || !hosts) return r;
     if (dist->local == 0) r = hosts->gather_rows(hosts->arg, plane, row_count, owners);
-    return meet_hosts(dist, r);
+    return meet_hosts_soon(dist, r, 0);
 }
 
 int dist_agree(struct dist *dist, int status)
@@ -225,7 +243,7 @@ int dist_agree(struct dist *dist, int status)
     if (dist->local == 0)
         r = hosts->agree(hosts->arg, &least, dist_area(dist, EXCHANGE_NOTES, &bytes),
                          dist->conf.shape.note_bytes);
-    return meet_hosts(dist, r < 0 ? r : least);
+    return meet_hosts_soon(dist, r, least);
 }
 
 void *dist_note(struct dist *dist, uint32_t rank)
@@ -246,7 +264,7 @@ int dist_share(struct dist *dist, const void *bytes, size_t len)
     memcpy(area + 1, bytes, len);
     *area = len;
     int r = hosts ? hosts->share(hosts->arg, area + 1, dist->conf.shape.plan_bytes, area) : 0;
-    return meet_hosts(dist, r);
+    return meet_hosts_soon(dist, r, 0);
 }
 
 int dist_receive(struct dist *dist, uint64_t spin_ns, void *out, size_t out_bytes, size_t *ret_len)
@@ -259,8 +277,7 @@ int dist_receive(struct dist *dist, uint64_t spin_ns, void *out, size_t out_byte
     if (hosts && dist->local == 0 && dist->conf.local_first > 0)
         r = hosts->share(hosts->arg, area + 1, dist->conf.shape.plan_bytes, area);
     uint64_t budget_ns = spin_ns;
-    r = meet(dist, r, &budget_ns, spin_ns);
-    if (r == 0) r = least_status(dist);
+    r = meet_hosts(dist, r, 0, &budget_ns, spin_ns);
     if (r < 0) return r;
     uint64_t len = *area; // rank 0's, a peer's: verified
     if (len > out_bytes || len > dist->conf.shape.plan_bytes) return -EMSGSIZE;

@@ -33,8 +33,9 @@ struct dist_plane {
     uint32_t unit_cols, unit_bytes;
 };
 
-/* What hosts do for each other. Called by the first rank of each host while its other ranks wait; what it brings must
- * lie in this host's segment at return. Each: 0 or a negative code, which is then that of the host's ranks. */
+/* What hosts do for each other (dist_hosts.h). Called by the first rank of each host while its other ranks wait; what it
+ * brings must lie in this host's segment at return. Each: 0 or a negative code, with which all calls of the host's ranks
+ * fail then, for ever. */
 struct dist_hosts {
     void *arg; // lent until dist_close
     /* Of every row the columns [bounds[r], bounds[r + 1]) of each rank r of another host. */
@@ -55,6 +56,8 @@ struct dist_conf {
     void *segment; // verified; borrowed until dist_close
     uint64_t spin_ns_max;
     const struct dist_hosts *hosts; // borrowed until dist_close; NULL: one host
+    /* Counted up at every barrier that we come to, for whoever watches and does not map the segment. May be NULL. */
+    _Atomic uint32_t *progress;
     /* Whether to wait on: 0, or a negative code, -ECANCELED for a stop. May be NULL. */
     int (*look)(void *arg);
     void *look_arg;
@@ -72,7 +75,11 @@ uint32_t dist_rank_count(const struct dist *dist);
 /* Memory of an area in the segment of this host. dist: not NULL. */
 void *dist_area(const struct dist *dist, enum exchange_area area, uint64_t *ret_bytes);
 
-/* Returns when all ranks have called it. All functions below: 0, or a negative code of look, for ever. */
+/* 0, or the negative code with which all calls fail from now on: look's, or that of the hosts. It tells a group that is
+ * broken from ranks that agree on a refusal. */
+int dist_failed(const struct dist *dist);
+
+/* Returns when all ranks have called it. All functions below: 0, or the code of dist_failed. */
 int dist_barrier(struct dist *dist);
 /* All ranks have written their columns [bounds[rank], bounds[rank + 1]) of rows [0, row_count). */
 int dist_gather(struct dist *dist, const struct dist_plane *planes, uint32_t plane_count, uint32_t row_count,

@@ -20,9 +20,17 @@
 #include "common/base/check.h"
 #include "common/base/limits.h"
 
-enum { ARGV_COUNT_MAX = 96, NUMBER_BYTES = 24 };
+enum { ARGV_COUNT_MAX = 96, NUMBER_BYTES = 24, MESSAGE_TAG = 1 };
 
 static bool joined;
+
+/* The one exchange of messages that may be under way. */
+static struct {
+    struct dist_message *receives; // the caller's
+    uint32_t receive_count;
+    MPI_Request requests[2 * RANKS_MAX]; // receives first
+    uint32_t request_count;
+} exchange;
 
 static bool is_one(const char *name)
 {
@@ -117,6 +125,53 @@ int mpi_agree(uint64_t kind, struct err *err)
     for (int i = 0; i < size; i++)
         if (kinds[i] != kind)
             return ERR(err, ERR_VERSION, "rank %d is of another build, or has another model file", i);
+    return 0;
+}
+
+static int post(void *arg, const struct dist_message *sends, uint32_t send_count,
+                struct dist_message *receives, uint32_t receive_count)
+{
+    (void)arg;
+    int r = MPI_SUCCESS;
+    CHECK(send_count <= RANKS_MAX && receive_count <= RANKS_MAX);
+    exchange.receives = receives;
+    exchange.receive_count = receive_count;
+    exchange.request_count = send_count + receive_count;
+    for (uint32_t i = 0; r == MPI_SUCCESS && i < receive_count; i++) {
+        CHECK(receives[i].len <= INT32_MAX);
+        r = MPI_Irecv(receives[i].bytes, (int)receives[i].len, MPI_BYTE, (int)receives[i].rank, MESSAGE_TAG,
+                      MPI_COMM_WORLD, &exchange.requests[i]);
+    }
+    for (uint32_t i = 0; r == MPI_SUCCESS && i < send_count; i++) {
+        CHECK(sends[i].len <= INT32_MAX);
+        r = MPI_Isend(sends[i].bytes, (int)sends[i].len, MPI_BYTE, (int)sends[i].rank, MESSAGE_TAG,
+                      MPI_COMM_WORLD, &exchange.requests[receive_count + i]);
+    }
+    return r == MPI_SUCCESS ? 0 : -EIO;
+}
+
+static int poll_done(void *arg)
+{
+    (void)arg;
+    int done = 0;
+    MPI_Status statuses[2 * RANKS_MAX];
+    int r = MPI_Testall((int)exchange.request_count, exchange.requests, &done, statuses);
+    for (uint32_t i = 0; r == MPI_ERR_IN_STATUS && i < exchange.receive_count; i++)
+        if (statuses[i].MPI_ERROR == MPI_ERR_TRUNCATE) return ERR_PEER;
+    if (r != MPI_SUCCESS) return -EIO;
+    for (uint32_t i = 0; done && i < exchange.receive_count; i++) {
+        int len;
+        (void)MPI_Get_count(&statuses[i], MPI_BYTE, &len); // of bytes: always whole
+        exchange.receives[i].len = (size_t)len;
+    }
+    return done ? 1 : 0;
+}
+
+int mpi_messages(struct dist_messages *ret_messages, struct err *err)
+{
+    if (MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN) != MPI_SUCCESS)
+        return ERR(err, ERR_CONFIG, "MPI does not return errors");
+    *ret_messages = (struct dist_messages){.post = post, .poll = poll_done};
     return 0;
 }
 

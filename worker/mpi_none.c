@@ -21,6 +21,12 @@ int mpi_agree(uint64_t kind, struct err *err)
     return ERR(err, ERR_UNSUPPORTED, "this build has no MPI");
 }
 
+int mpi_messages(struct dist_messages *ret_messages, struct err *err)
+{
+    (void)ret_messages;
+    return ERR(err, ERR_UNSUPPORTED, "this build has no MPI");
+}
+
 void mpi_leave(void)
 {
 }

@@ -48,6 +48,8 @@ enum { EXCHANGE_BLOCK_BYTES = 32 * 4 + 64 }; // 32 floats, and their codes and s
 struct exchange_cell {
     _Alignas(CACHELINE_BYTES) _Atomic uint32_t arrived; // barriers that it came to
     int32_t statuses[2];                                // what it brought to barrier e: statuses[e % 2]
+    _Atomic int32_t
+        hosts_failed; // of the first rank: 0, or the code with which the messages between hosts ended
     struct wake wake;                                   // it sleeps there
 };
 
