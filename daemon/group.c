@@ -92,17 +92,10 @@ static void backoff_over(uv_timer_t *timer);
  * (SLURM_*, PMI_*): mpirun would take its hosts and slots from there, and srun to start ranks. */
 static void environment_fill(char **envp, size_t count)
 {
-    static const char *const names[] = {"KVASIR_KERNELS=",
-                                        "ASAN_OPTIONS=",
-                                        "UBSAN_OPTIONS=",
-                                        "TSAN_OPTIONS=",
-                                        "LSAN_OPTIONS=",
-                                        "LANG=",
-                                        "LD_LIBRARY_PATH=",
-                                        "JOURNAL_STREAM=",
-                                        "OMPI_",
-                                        "PATH=",
-                                        "HOME="}; // the last three are Open MPI's
+    static const char *const names[] = {
+        "KVASIR_KERNELS=", "KVASIR_DIST=",  "ASAN_OPTIONS=", "UBSAN_OPTIONS=",
+        "TSAN_OPTIONS=",   "LSAN_OPTIONS=", "LANG=",         "LD_LIBRARY_PATH=",
+        "JOURNAL_STREAM=", "OMPI_",         "PATH=",         "HOME="}; // the last three are Open MPI's
     extern char **environ;
     size_t used = 0;
     for (char **entry = environ; *entry && used + 1 < count; entry++)

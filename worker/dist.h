@@ -5,7 +5,7 @@
  * result, whole: in the one order of additions that it has without ranks. What the next op reads whole is then
  * gathered. On one host that is a barrier: the result lies in memory that all ranks map (common/ipc/exchange.h),
  * each has written its columns there, and after the barrier each reads all of them. Between hosts the columns also
- * travel (dist_hosts).
+ * travel (dist_hosts.h). KVASIR_DIST=mpi makes of each rank a host of its own (party.h).
  *
  * One thread of a rank calls, all ranks call the same in the same order. A rank that waits spins shortly, then
  * sleeps on a futex, and looks every DIST_LOOK_NS whether to go on: when that says no, it and every later call fail.

@@ -39,6 +39,7 @@
 #include "worker/model.h"
 #include "worker/mpi.h"
 #include "worker/pages.h"
+#include "worker/party.h"
 #include "worker/step.h"
 #include "worker/store.h"
 #include "worker/team.h"
@@ -64,8 +65,8 @@ struct worker {
     struct pages *pages;
     struct gguf_file file; // closed again once the model is packed
     struct model_facts facts;
-    struct segment exchange; // of several ranks
-    struct dist *dist;       // NULL: one rank
+    struct party *party; // NULL: one rank
+    struct dist *dist;   // of party
     struct store *store;
     struct model *model;
     struct step *step;
@@ -269,29 +270,24 @@ static int store_make(struct worker *worker, const struct kern_ops *ops, struct 
 static int dist_attach(struct worker *worker, struct err *err)
 {
     const struct worker_conf *conf = &worker->conf;
-    char part[32];
     if (conf->rank_count == 1) return 0;
     const uint64_t kind[] = {pool_layout_sum(), gguf_digest(worker->file.gguf).low,
                              sizeof(struct exchange_cell), hash64(PACKAGE_VERSION, sizeof PACKAGE_VERSION)};
     int r = mpi_agree(hash64(kind, sizeof kind), err);
     if (r < 0) return r;
-    struct dist_conf dist = {
+    const struct party_conf party = {
+        .instance = conf->instance,
+        .group = conf->group,
         .rank = conf->rank,
         .rank_count = conf->rank_count,
+        .epoch = link_epoch(worker->link),
+        .limits = link_limits(worker->link),
+        .facts = &worker->facts,
         .spin_ns_max = worker->dist_spin_ns,
     };
-    dist.shape = exchange_shape_of(link_limits(worker->link), conf->rank_count);
-    dist.shape.embedding_dims = worker->facts.embedding_dims;
-    dist.shape.attention_dims = worker->facts.head_count * worker->facts.head_dims;
-    dist.shape.feed_forward_dims = worker->facts.feed_forward_dims;
-    (void)snprintf(part, sizeof part, "exchange.%" PRIu32, conf->group); // fits
-    r = segment_open_write(conf->instance, part, &worker->exchange, err);
-    if (r == 0)
-        r = exchange_verify(worker->exchange.base, worker->exchange.bytes, &dist.shape,
-                            link_epoch(worker->link), err);
-    if (r < 0) return r;
-    dist.segment = worker->exchange.base;
-    return dist_open(&dist, &worker->dist, err);
+    r = party_join(&party, &worker->party, err);
+    worker->dist = party_dist(worker->party);
+    return r;
 }
 
 static int model_load(struct worker *worker, struct err *err)
@@ -395,12 +391,19 @@ static void worker_close(struct worker *worker)
     free(worker->plan);
     step_free(worker->step);
     model_close(worker->model);
-    dist_close(worker->dist);
-    segment_close(&worker->exchange);
+    party_leave(worker->party);
     store_close(worker->store);
     gguf_file_close(&worker->file);
     pages_close(worker->pages);
     link_close(worker->link);
+}
+
+/* The ranks can no longer meet. What they were at is not refused: it is the next life's. */
+static int party_broken(const struct worker *worker, struct err *err)
+{
+    const char *reason = party_reason(worker->party);
+    return ERR(err, dist_failed(worker->dist), "the ranks of the group do not meet%s%s",
+               reason[0] ? ": " : "", reason);
 }
 
 /* One plan. A refused one is answered and noted; what to do about it is the daemon's to decide. */
@@ -412,6 +415,7 @@ static int serve_one(struct worker *worker, size_t len, struct err *err)
     struct err reason = {0};
     link_rank_beat(worker->link, clock_mono_ns());
     if (step_run(worker->step, worker->plan, len, slot, slot_bytes, &bytes, &reason) < 0) {
+        if (dist_failed(worker->dist) < 0) return party_broken(worker, err);
         log_warn("step refused: %s", reason.text);
         link_rank_note(worker->link, reason.text);
     }
@@ -463,6 +467,7 @@ static int follow(struct worker *worker, struct err *err)
         size_t len, bytes;
         struct err reason = {0};
         int r = dist_receive(worker->dist, worker->spin_ns, worker->plan, worker->plan_bytes, &len);
+        if (dist_failed(worker->dist) < 0) return party_broken(worker, err);
         if (r < 0) return ERR(err, r, "no plan from rank 0");
         if (len == 0) return 0;
         link_rank_beat(worker->link, clock_mono_ns());
@@ -487,7 +492,8 @@ static int serve(struct worker *worker, struct err *err)
         if (r == -ETIMEDOUT) return ERR(err, ERR_PEER_DEAD, "the daemon is gone");
         if (r < 0) return ERR(err, r, "the plan ring is broken");
         if (worker->dist) r = dist_share(worker->dist, worker->plan, len);
-        if (r == 0) r = serve_one(worker, len, err);
+        if (r < 0) return party_broken(worker, err);
+        r = serve_one(worker, len, err);
         if (r < 0) return r;
     }
 }

@@ -50,7 +50,7 @@ struct exchange_cell {
     int32_t statuses[2];                                // what it brought to barrier e: statuses[e % 2]
     _Atomic int32_t
         hosts_failed; // of the first rank: 0, or the code with which the messages between hosts ended
-    struct wake wake;                                   // it sleeps there
+    struct wake wake; // it sleeps there
 };
 
 /* What local_count ranks of a group (limits->rank_count in all) need to run plans of these limits; the caller adds the

@@ -6,8 +6,8 @@ ranks.py [--kills 8] [--streams 8] [--tokens 60] [--ranks 2] [--most 4] [--idle 
 [--seed N].
 Streams with log-probabilities run with 1, 2, .. `most` ranks and must be equal to the last digit, also when the cache is
 warm; likewise, of the tiny models and of each of --models, prompts of token ids that begin alike and are computed in small
-chunks. Then, with `ranks` ranks, they run while a rank or mpirun is killed (SIGKILL), stopped (SIGSTOP) or held by a debugger. All
-must end complete and equal, and afterwards no process, directory or segment is left."""
+chunks, also with KVASIR_DIST=mpi. Then, with `ranks` ranks, they run while a rank or mpirun is killed (SIGKILL), stopped
+(SIGSTOP) or held by a debugger. All must end complete and equal, and afterwards no process, directory or segment is left."""
 import argparse
 import ctypes
 import os
@@ -38,8 +38,8 @@ def mpi_is_built():
         return "#define HAVE_MPI 1" in file.read()
 
 
-def environment(consent=True):
-    env = {"XDG_RUNTIME_DIR": runtime.name, "RUNTIME_DIRECTORY": "", "OMPI_ALLOW_RUN_AS_ROOT": "",
+def environment(consent=True, dist=""):
+    env = {"KVASIR_DIST": dist, "XDG_RUNTIME_DIR": runtime.name, "RUNTIME_DIRECTORY": "", "OMPI_ALLOW_RUN_AS_ROOT": "",
            "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": ""}
     if consent:
         env.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
@@ -100,12 +100,11 @@ def prompts_of_ids(seed, length):
     return [first, first[:length * 2 // 3] + [rng.randrange(3, 250) for _ in range(length // 3)], first]
 
 
-def check_shape(model, counts, length, tokens):
-    """These numbers of ranks, with chunks of a prompt and hits of its beginning."""
-    wanted = None
+def check_shape(model, counts, length, tokens, dist="", wanted=None, then=None):
+    """These numbers of ranks, with chunks of a prompt and hits of its beginning. then: done with each daemon."""
     for ranks in counts:
         with Daemon(model, "--tensor-parallel-size", ranks, "--kv-cache-memory-bytes", "64M", "--max-model-len", length + 64,
-                   "--max-num-batched-tokens", CHUNK, "--max-num-seqs", 4, env=environment()) as d:
+                   "--max-num-batched-tokens", CHUNK, "--max-num-seqs", 4, env=environment(dist=dist)) as d:
             answers, cached = [], []
             for prompt in prompts_of_ids(7, length):
                 answer = d.post("/v1/completions", {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "logprobs": 5,
@@ -113,12 +112,15 @@ def check_shape(model, counts, length, tokens):
                 answers.append((answer["choices"][0]["token_ids"], answer["choices"][0]["logprobs"]))
                 cached.append(answer["usage"]["prompt_tokens_details"]["cached_tokens"])
             assert d.fsck() == [], d.fsck()
+            if then:
+                then(d)
         assert cached[0] == 0 and cached[1] > 0 and cached[2] > cached[1], cached
         assert len(answers[0][0]) == tokens and answers[0] == answers[2], (ranks, answers)
         wanted = wanted or answers
         assert answers == wanted, f"{ranks} ranks: {answers} for {wanted}"
-    note(f"{os.path.basename(model)}: the same bits with {', '.join(map(str, counts))} ranks, {length} tokens in chunks of "
-         f"{CHUNK}, {cached[1]} and {cached[2]} of them cached")
+    note(f"{os.path.basename(model)}: the same bits with {', '.join(map(str, counts))} ranks{dist and ' over ' + dist}, "
+         f"{length} tokens in chunks of {CHUNK}, {cached[1]} and {cached[2]} of them cached")
+    return wanted
 
 
 def check_shapes(options):
@@ -126,6 +128,14 @@ def check_shapes(options):
         check_shape(vectors_path("tiny", name + ".gguf"), range(1, options.most + 1) if options.long else counts, 90, 12)
     for model in options.models:
         check_shape(model, (1, 2, 4), 90, 6)
+
+
+def check_mpi(options):
+    """Every rank as if on a host of its own: nothing but messages of MPI between them."""
+    model = vectors_path("tiny", "llama_tied.gguf")
+    wanted = check_shape(model, (1,), 90, 12)
+    check_shape(model, (2,), 90, 12, "mpi", wanted, lambda d: check_idle(d, options))
+    check_shape(model, (3,), 90, 12, "mpi", wanted)
 
 
 class Faults:
@@ -229,6 +239,7 @@ def check_adoption(model, options):
 
 def check_refusals(model, options):
     for flags, env, line in (
+            (["--tensor-parallel-size", "2"], environment(dist="shm"), r"KVASIR_DIST=shm: "),
             (["--tensor-parallel-size", "64"], environment(), r"64 ranks: this model has 9 query heads"),
             (["--tensor-parallel-size", "2", "--cache-file", "/tmp/none"], environment(), r"cache-file: not built for"),
             (["--tensor-parallel-size", "2"], environment(consent=False), r"OMPI_ALLOW_RUN_AS_ROOT=1")):
@@ -263,6 +274,7 @@ def main():
     note(f"seed {options.seed}")
     tap.case("what cannot be is refused in one line", check_refusals, model, options)
     tap.case("models of other shapes have the same bits too", check_shapes, options)
+    tap.case("ranks that send messages have the same bits and sleep too", check_mpi, options)
     if tap.case("any number of ranks gives the same bits", check_counts, model, options):
         d = daemon(model, options.ranks)
         tap.case("streams survive faults of any process", check_faults, d, options)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The logits of a group of ranks are, bit for bit, those of one rank: the same random schedule - chunks of three
  * sequences side by side, one of them behind pages of another - runs in one process alone and then in 2, 3 and 4
- * processes over one exchange, and the logits of all rows are compared. All levels that the machine has; types of
+ * processes over one exchange, and on two and three hosts, and the logits of all rows are compared. All levels that the machine has; types of
  * weights and of pages; KV heads that divide evenly, that do not, and that are fewer than the ranks. */
 #include <math.h>
 #include <setjmp.h>
@@ -166,6 +166,28 @@ static struct exchange_shape shape_of(uint32_t rank_count)
                                    .vocab_count = facts->vocab_count};
 }
 
+/* The same ranks on hosts that send each other messages; each call takes the next layout. */
+static void check_hosts(const char *name, const struct ranks_rig *alone)
+{
+    static const struct layout {
+        uint32_t host_count, host_first[HOSTS_RIG_MAX + 1];
+    } layouts[] = {{2, {0, 2, 4}}, {2, {0, 1, 2}}, {3, {0, 1, 2, 4}}, {2, {0, 1, 3}}};
+    static uint32_t turn;
+    const struct layout *layout = &layouts[turn++ % COUNT_OF(layouts)];
+    const uint32_t count = layout->host_first[layout->host_count];
+    struct ranks_rig ranks;
+    const struct exchange_shape shape = shape_of(count);
+    if (count > wanted.facts.head_count) return;
+    ranks_rig_open_hosts(&shape, layout->host_first, layout->host_count, 0, &ranks);
+    ranks.memory = alone->memory;
+    int failed = ranks_rig_run(&ranks, run_rank);
+    ranks.memory = NULL;
+    ranks_rig_close(&ranks);
+    if (failed != 0)
+        fail_msg("%s %s, page type %d: %d of %u ranks on %u hosts have other logits than one",
+                 wanted.ops->name, name, (int)wanted.kv_type, failed, count, layout->host_count);
+}
+
 /* wanted but for facts is set. */
 static void check_ranks(const char *name)
 {
@@ -184,6 +206,7 @@ static void check_ranks(const char *name)
             fail_msg("%s %s, page type %d: %d of %u ranks have other logits than one", wanted.ops->name, name,
                      (int)wanted.kv_type, failed, count);
     }
+    check_hosts(name, &alone);
     ranks_rig_close(&alone);
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Tests of worker/dist and the exchange: what a rank wrote before a barrier is what every other reads behind it, with
+/* Tests of worker/dist and the exchange, on one host and on several that send messages: what a rank wrote before a barrier is what every other reads behind it, with
  * whatever delays; a rank that is killed leaves nobody waiting for longer than a look; statuses, notes and plans. Ranks
  * are processes. */
 #include <sched.h>
@@ -19,6 +19,7 @@
 
 enum {
     ROUNDS = SANITIZES_ADDRESS || SANITIZES_THREAD ? 200 : 1000,
+    ROUNDS_ON_HOSTS = 100, // there are more layouts, and waits nap
     COLS = 96,
     RANKS_TESTED = 4,
     VICTIM = 1,
@@ -33,7 +34,7 @@ static struct exchange_shape shape_of(uint32_t ranks)
     return (struct exchange_shape){.rank_count = ranks,
                                    .group_count = ranks,
                                    .rows_max = 2,
-                                   .logits_max = 1,
+                                   .logits_max = 20,
                                    .embedding_dims = COLS,
                                    .attention_dims = COLS,
                                    .feed_forward_dims = COLS,
@@ -52,6 +53,16 @@ static void dawdle(struct rng *rng)
     while (clock_mono_ns() < end) continue;
 }
 
+static uint32_t round_count = ROUNDS; // of the case in hand
+
+/* Ranks on hosts, as first ranks of each. */
+struct layout {
+    uint32_t host_count;
+    uint32_t host_first[HOSTS_RIG_MAX + 1];
+};
+static const struct layout layouts[] = {{2, {0, 1, 2}}, {2, {0, 1, 3}},    {3, {0, 1, 2, 3}},
+                                        {2, {0, 2, 4}}, {3, {0, 2, 3, 4}}, {4, {0, 1, 2, 3, 4}}};
+
 /* What rank `rank` writes in column `col` of a round. */
 static float value_of(uint32_t round, uint32_t col)
 {
@@ -67,7 +78,7 @@ static int run_rounds(struct ranks_rig *rig, uint32_t rank)
     const uint32_t *bound = bounds[rig->shape.rank_count];
     const struct dist_plane plane = {
         .base = x, .row_bytes = COLS * sizeof(float), .unit_cols = 1, .unit_bytes = 4};
-    for (uint32_t round = 0; round < ROUNDS; round++) {
+    for (uint32_t round = 0; round < round_count; round++) {
         dawdle(&rng);
         for (uint32_t col = bound[rank]; col < bound[rank + 1]; col++) x[col] = value_of(round, col);
         if (dist_gather(dist, &plane, 1, 1, bound) != 0) return 2;
@@ -90,6 +101,20 @@ static void run_with(const struct exchange_shape *shape, int (*fn)(struct ranks_
     assert_int_equal(failed, wanted);
 }
 
+static void run_on_hosts(int (*fn)(struct ranks_rig *rig, uint32_t rank), int wanted)
+{
+    round_count = ROUNDS_ON_HOSTS;
+    for (size_t i = 0; i < COUNT_OF(layouts); i++) {
+        const struct exchange_shape shape = shape_of(layouts[i].host_first[layouts[i].host_count]);
+        struct ranks_rig rig;
+        ranks_rig_open_hosts(&shape, layouts[i].host_first, layouts[i].host_count, 4096, &rig);
+        int failed = ranks_rig_run(&rig, fn);
+        ranks_rig_close(&rig);
+        if (failed != wanted) fail_msg("layout %zu: %d ranks failed", i, failed);
+    }
+    round_count = ROUNDS;
+}
+
 static void test_dist_ranks_read_what_the_others_wrote(void **state)
 {
     (void)state;
@@ -97,6 +122,7 @@ static void test_dist_ranks_read_what_the_others_wrote(void **state)
         const struct exchange_shape shape = shape_of(ranks);
         run_with(&shape, run_rounds, 0);
     }
+    run_on_hosts(run_rounds, 0);
 }
 
 /* One reads the other's second plane while that one writes its third: what is read between two barriers stays. */
@@ -108,7 +134,7 @@ static int run_two_areas(struct ranks_rig *rig, uint32_t rank)
     float *areas[] = {dist_area(dist, EXCHANGE_ATTENTION, &bytes),
                       dist_area(dist, EXCHANGE_FEED_FORWARD, &bytes)};
     const uint32_t *bound = bounds[rig->shape.rank_count];
-    for (uint32_t round = 0; round < ROUNDS; round++) {
+    for (uint32_t round = 0; round < round_count; round++) {
         float *area = areas[round % 2];
         for (uint32_t col = bound[rank]; col < bound[rank + 1]; col++) area[col] = value_of(round, col);
         if (dist_barrier(dist) != 0) return 2;
@@ -132,7 +158,7 @@ static void test_dist_two_areas_need_one_barrier_a_round(void **state)
 static int run_statuses(struct ranks_rig *rig, uint32_t rank)
 {
     struct dist *dist = ranks_rig_dist(rig, rank);
-    for (uint32_t round = 0; round < ROUNDS; round++) {
+    for (uint32_t round = 0; round < round_count; round++) {
         struct rng rng = {.state = round}; // the same in all ranks
         int least = 0, own = 0;
         for (uint32_t i = 0; i < rig->shape.rank_count; i++) {
@@ -158,12 +184,13 @@ static void test_dist_all_ranks_agree_on_the_least_status(void **state)
         const struct exchange_shape shape = shape_of(ranks);
         run_with(&shape, run_statuses, 0);
     }
+    run_on_hosts(run_statuses, 0);
 }
 
 static int run_plans(struct ranks_rig *rig, uint32_t rank)
 {
     struct dist *dist = ranks_rig_dist(rig, rank);
-    for (uint32_t round = 0; round < ROUNDS; round++) {
+    for (uint32_t round = 0; round < round_count; round++) {
         struct rng rng = {.state = round}; // the same in all ranks
         uint8_t plan[1000], got[1000];
         size_t len = (size_t)rng_below(&rng, sizeof plan + 1), got_len = 0;
@@ -184,6 +211,7 @@ static void test_dist_a_plan_reaches_all_ranks(void **state)
         const struct exchange_shape shape = shape_of(ranks);
         run_with(&shape, run_plans, 0);
     }
+    run_on_hosts(run_plans, 0);
 }
 
 /* One is killed at some barrier. The others end with what look says, and for good. memory: when it died. */
@@ -211,6 +239,60 @@ static void test_dist_a_killed_rank_leaves_nobody_waiting(void **state)
         const struct exchange_shape shape = shape_of(ranks);
         run_with(&shape, run_death, 1);
     }
+    run_on_hosts(run_death, 1);
+}
+
+/* Two planes, blocks of columns, the last of which is not whole, of many rows; then rows of several owners. */
+static int run_planes(struct ranks_rig *rig, uint32_t rank)
+{
+    enum { ROWS = 17, UNIT = 32, UNIT_BYTES = 20, WIDTH = 88, LINE = 3 * UNIT_BYTES + 4, VALUES = WIDTH * 4 };
+    static const uint32_t borders[RANKS_TESTED + 1][RANKS_TESTED + 1] = {
+        {0}, {0, 88}, {0, 64, 88}, {0, 32, 64, 88}, {0, 32, 32, 64, 88}};
+    struct dist *dist = ranks_rig_dist(rig, rank);
+    const uint32_t count = rig->shape.rank_count, *border = borders[count];
+    uint64_t bytes;
+    uint8_t *area = dist_area(dist, EXCHANGE_LOGITS, &bytes);
+    const struct dist_plane planes[] = {
+        {.base = area, .row_bytes = LINE, .unit_cols = UNIT, .unit_bytes = UNIT_BYTES},
+        {.base = area + ROWS * LINE, .row_bytes = VALUES, .unit_cols = 1, .unit_bytes = 4}};
+    CHECK(bytes >= ROWS * (LINE + VALUES));
+    for (uint32_t row = 0; row < ROWS; row++) {
+        for (uint32_t i = border[rank] / UNIT * UNIT_BYTES;
+             i < (border[rank + 1] + UNIT - 1) / UNIT * UNIT_BYTES; i++)
+            area[row * LINE + i] = (uint8_t)(row * 7 + i);
+        for (uint32_t i = border[rank] * 4; i < border[rank + 1] * 4; i++)
+            area[ROWS * LINE + row * VALUES + i] = (uint8_t)(row * 11 + i);
+    }
+    if (dist_gather(dist, planes, COUNT_OF(planes), ROWS, border) != 0) return 2;
+    for (uint32_t row = 0; row < ROWS; row++) {
+        for (uint32_t i = 0; i < 3 * UNIT_BYTES; i++)
+            if (area[row * LINE + i] != (uint8_t)(row * 7 + i)) return 3;
+        for (uint32_t i = 0; i < VALUES; i++)
+            if (area[ROWS * LINE + row * VALUES + i] != (uint8_t)(row * 11 + i)) return 4;
+        if (area[row * LINE + 3 * UNIT_BYTES] != 0) return 5; // behind the last column
+    }
+    if (dist_barrier(dist) != 0) return 6; // rule E2
+    uint16_t owners[ROWS];
+    for (uint32_t row = 0; row < ROWS; row++) {
+        owners[row] = (uint16_t)(row * 5 % count);
+        if (owners[row] == rank) memset(area + ROWS * LINE + row * VALUES, (int)(row + 100), VALUES);
+    }
+    if (dist_gather_rows(dist, &planes[1], ROWS, owners) != 0) return 7;
+    for (uint32_t i = 0; i < ROWS * VALUES; i++)
+        if (area[ROWS * LINE + i] != (uint8_t)(i / VALUES + 100)) return 8;
+    if (dist_agree(dist, 0) != 0) return 9;
+    dist_close(dist);
+    return 0;
+}
+
+static void test_dist_planes_and_rows_reach_all_ranks(void **state)
+{
+    (void)state;
+    for (uint32_t ranks = 1; ranks <= RANKS_TESTED; ranks++) {
+        struct exchange_shape shape = shape_of(ranks);
+        run_with(&shape, run_planes, 0);
+    }
+    run_on_hosts(run_planes, 0);
 }
 
 static void test_dist_one_rank_alone_waits_for_nobody(void **state)
@@ -264,6 +346,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_dist_ranks_read_what_the_others_wrote),
+        cmocka_unit_test(test_dist_planes_and_rows_reach_all_ranks),
         cmocka_unit_test(test_dist_two_areas_need_one_barrier_a_round),
         cmocka_unit_test(test_dist_all_ranks_agree_on_the_least_status),
         cmocka_unit_test(test_dist_a_plan_reaches_all_ranks),
