@@ -24,8 +24,8 @@
 #include "common/base/clock.h"
 
 enum {
-    NAP_SHARE = 8,    // a nap is this part of what was waited: so much later, at most, a wait ends
-    IDLE_SHARE = 100, // ... and this part once naps are NAP_NS_MAX
+    NAP_SHARE = 8,   // a nap is this part of what was waited: so much later, at most, a wait ends
+    IDLE_SHARE = 50, // ... and this part once naps are NAP_NS_MAX
     REASON_BYTES = 160,
 };
 #define NAP_NS_MIN (20 * NS_PER_US)
