@@ -11,7 +11,6 @@
 #include <sys/mman.h>
 
 #include "common/base/check.h"
-#include "common/base/clock.h"
 #include "common/shm/segment.h"
 #include "worker/dist_hosts.h"
 #include "worker/mpi.h"
@@ -74,7 +73,7 @@ static int split(struct party *party, const struct party_conf *conf, struct dist
         .host_count = conf->rank_count,
         .host_first = host_first,
         .shape = party->shape,
-        .spin_ns_max = conf->spin_ns_max > 0 ? HOSTS_SPIN_NS : 0,
+        .spin_ns_max = conf->spin_ns_max,
         .messages = messages,
     };
     r = dist_hosts_open(&hosts, &party->hosts, err);
