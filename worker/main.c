@@ -508,6 +508,7 @@ static int launch(struct worker *worker, char **argv)
     for (uint32_t i = 0; argv[i]; i++)
         if (strcmp(argv[i], "--launch") != 0) argv[kept++] = argv[i];
     argv[kept] = NULL;
+    if (r == 0) r = party_verify(&err);
     if (r == 0) r = mpi_launch(conf->rank_count, conf->session_dir, argv, &err);
     if (link_attach(conf->instance, conf->group, 0, &worker->link, NULL) == 0)
         link_rank_panic(worker->link, err.text);

@@ -36,13 +36,17 @@ static struct exchange_shape shape_of(const struct party_conf *conf, uint32_t lo
     return shape;
 }
 
-static int split_wanted(bool *ret_split, struct err *err)
+/* "": ranks of a host share memory. */
+static const char *word(void)
 {
     const char *text = getenv("KVASIR_DIST");
-    if (text && text[0] != '\0' && strcmp(text, "mpi") != 0)
-        return ERR(err, ERR_CONFIG, "KVASIR_DIST=%.20s: \"mpi\" or nothing", text);
-    *ret_split = text && text[0] != '\0';
-    return 0;
+    return text ? text : "";
+}
+
+int party_verify(struct err *err)
+{
+    if (word()[0] == '\0' || strcmp(word(), "mpi") == 0) return 0;
+    return ERR(err, ERR_CONFIG, "KVASIR_DIST=%.20s: \"mpi\" or nothing", word());
 }
 
 /* The exchange of one rank, in memory of its own. */
@@ -89,14 +93,14 @@ static int split(struct party *party, const struct party_conf *conf, struct dist
 int party_join(const struct party_conf *conf, struct party **ret_party, struct err *err)
 {
     char part[32];
-    bool is_split = false;
+    const bool is_split = word()[0] != '\0';
     struct party *party = calloc(1, sizeof *party);
     if (!party) return err_sys(err, ENOMEM, "ranks");
     struct dist_conf dist = {
         .rank = conf->rank, .rank_count = conf->rank_count, .spin_ns_max = conf->spin_ns_max};
     party->shape = shape_of(conf, conf->rank_count);
     (void)snprintf(part, sizeof part, "exchange.%" PRIu32, conf->group); // fits
-    int r = split_wanted(&is_split, err);
+    int r = party_verify(err);
     if (r == 0) r = segment_open_write(conf->instance, part, &party->exchange, err);
     if (r == 0)
         r = exchange_verify(party->exchange.base, party->exchange.bytes, &party->shape, conf->epoch, err);

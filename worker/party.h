@@ -22,9 +22,11 @@ struct party_conf {
     uint64_t spin_ns_max; // of dist_conf
 };
 
+/* Before ranks are started: whether the environment says what party_join knows. ERR_CONFIG. */
+int party_verify(struct err *err);
 /* Ranks are of one host, and meet in its exchange. With KVASIR_DIST=mpi in the environment each is as if on a host of
  * its own: its exchange is private, and all goes through messages of MPI - the portable path, and what the shared one is
- * compared with. ERR_CONFIG for any other word there. All ranks call it. */
+ * compared with. All ranks call it. */
 int party_join(const struct party_conf *conf, struct party **ret_party, struct err *err);
 void party_leave(struct party *party); // NULL is fine
 
