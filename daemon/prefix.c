@@ -178,6 +178,12 @@ void prefix_release(struct prefix *prefix, uint32_t page_idx, uint64_t now_ns)
     prefix_release_as(prefix, page_idx, now_ns, 0, retain_plain);
 }
 
+void prefix_release_prefetch(const struct prefix *prefix, uint32_t page_idx, struct hash128 key)
+{
+    __builtin_prefetch(pool_desc(prefix->pool, page_idx), 1);
+    leaves_prefetch(prefix->leaves, page_idx, key);
+}
+
 void prefix_expire(struct prefix *prefix, uint64_t now_ns)
 {
     leaves_expire(prefix->leaves, now_ns);
@@ -193,6 +199,16 @@ uint32_t prefix_retained_count(const struct prefix *prefix)
     return leaves_retained_count(prefix->leaves);
 }
 
+/* Of a page that may be evicted soon: its tokens, and what its own eviction will ask for. */
+static void chain_prefetch(const struct prefix *prefix, uint32_t page_idx)
+{
+    uint32_t parent = pool_desc(prefix->pool, page_idx)->parent;
+    __builtin_prefetch(pool_tokens(prefix->pool, page_idx));
+    if (parent == PAGE_NONE) return;
+    __builtin_prefetch(pool_desc(prefix->pool, parent), 1);
+    __builtin_prefetch(pool_tokens(prefix->pool, parent));
+}
+
 /* Frees a leaf that nobody holds. -> its parent or PAGE_NONE. */
 static uint32_t leaf_remove(struct prefix *prefix, uint32_t page_idx)
 {
@@ -201,7 +217,10 @@ static uint32_t leaf_remove(struct prefix *prefix, uint32_t page_idx)
     tails_remove(prefix->tails, page_idx);
     pool_evict(prefix->pool, page_idx);
     leaves_update(prefix->leaves, page_idx); // no longer SEALED
-    if (parent != PAGE_NONE) leaves_update(prefix->leaves, parent);
+    if (parent != PAGE_NONE) {
+        leaves_update(prefix->leaves, parent);
+        chain_prefetch(prefix, parent);
+    }
     prefix->idle_count--;
     return parent;
 }
@@ -222,8 +241,9 @@ static void evict_prefetch(const struct prefix *prefix)
         __builtin_prefetch(&prefix->table[table_home(prefix, desc->key)], 1);
         tails_prefetch(prefix->tails, page_idx, desc->parent, pool_tokens(prefix->pool, page_idx)[0]);
         if (desc->parent == PAGE_NONE) continue;
-        __builtin_prefetch(pool_desc(prefix->pool, desc->parent), 1);
         leaves_prefetch(prefix->leaves, desc->parent, desc->key);
+        chain_prefetch(prefix, desc->parent);
+        __builtin_prefetch(&prefix->table[table_home(prefix, pool_desc(prefix->pool, desc->parent)->key)], 1);
     }
 }
 

@@ -16,7 +16,6 @@ struct kept { // of every page
     uint32_t place; // in its tenant's heap, or PLACE_NONE
     uint32_t duration_s;
     uint16_t tenant; // above RETAIN_NORMAL: who retains it
-    uint8_t level;   // 0 also where nobody has said anything
 };
 static_assert(RETAIN_TENANTS_MAX < UINT16_MAX, "kept.tenant");
 
@@ -26,8 +25,10 @@ struct heap {        // of a tenant: idle retained pages, the first to end on to
     uint32_t retained; // idle or not
 };
 
+/* Of a page that nobody retains, which is nearly every one, the level is all that is looked at. */
 struct retain {
     struct kept *kept; // owned, (page_count)
+    uint8_t *levels;   // owned, (page_count); 0 also where nobody has said anything
     uint32_t page_count;
     struct heap *heaps; // owned, (tenant_count + 1); NULL: nothing may be retained
     uint32_t tenant_count, limit;
@@ -124,7 +125,7 @@ static void give_up(struct retain *retain, uint32_t page_idx)
     heap_leave(retain, page_idx);
     retain->heaps[kept->tenant].retained--;
     retain->retained--;
-    kept->level = RETAIN_NORMAL;
+    retain->levels[page_idx] = RETAIN_NORMAL;
 }
 
 /* Room for one more retained page of a tenant. *ret_page_idx: the one that went for it, or PAGE_NONE. */
@@ -142,14 +143,19 @@ static bool room_make(struct retain *retain, uint32_t tenant, uint32_t *ret_page
 uint32_t retain_let_go(struct retain *retain, uint32_t page_idx, uint32_t tenant, struct retain_hint hint,
                        bool is_idle, uint64_t now_ns)
 {
-    struct kept *kept = &retain->kept[page_idx];
+    uint8_t *level = &retain->levels[page_idx];
     uint32_t displaced = PAGE_NONE;
-    bool was_retained = kept->level > RETAIN_NORMAL;
     CHECK(hint.level <= RETAIN_LEVEL_MAX);
+    if (hint.level <= RETAIN_NORMAL && *level <= RETAIN_NORMAL) { // RETAIN_NORMAL and below have no time
+        if (hint.level > *level) *level = hint.level;
+        return PAGE_NONE;
+    }
+    struct kept *kept = &retain->kept[page_idx];
+    bool was_retained = *level > RETAIN_NORMAL;
     CHECK(kept->place == PLACE_NONE); // it was held
     if (tenant > retain->tenant_count) tenant = 0;
-    hint = retain_hint_join((struct retain_hint){kept->level, kept->duration_s}, hint);
-    if (!was_retained && hint.level > RETAIN_NORMAL) {
+    hint = retain_hint_join((struct retain_hint){*level, kept->duration_s}, hint);
+    if (!was_retained) {
         if (room_make(retain, tenant, &displaced)) {
             kept->tenant = (uint16_t)tenant;
             retain->heaps[tenant].retained++;
@@ -158,21 +164,21 @@ uint32_t retain_let_go(struct retain *retain, uint32_t page_idx, uint32_t tenant
             hint = retain_plain;
         }
     }
-    kept->level = hint.level;
+    *level = hint.level;
     kept->duration_s = hint.duration_s;
-    if (is_idle && kept->level > RETAIN_NORMAL) heap_enter(retain, page_idx, now_ns);
+    if (is_idle && *level > RETAIN_NORMAL) heap_enter(retain, page_idx, now_ns);
     return displaced;
 }
 
 void retain_taken(struct retain *retain, uint32_t page_idx)
 {
-    heap_leave(retain, page_idx);
+    if (retain->levels[page_idx] > RETAIN_NORMAL) heap_leave(retain, page_idx);
 }
 
 void retain_forget(struct retain *retain, uint32_t page_idx)
 {
-    if (retain->kept[page_idx].level > RETAIN_NORMAL) give_up(retain, page_idx);
-    retain->kept[page_idx].level = 0;
+    if (retain->levels[page_idx] > RETAIN_NORMAL) give_up(retain, page_idx);
+    retain->levels[page_idx] = 0;
 }
 
 uint32_t retain_expired(struct retain *retain, uint64_t now_ns)
@@ -196,7 +202,7 @@ uint32_t retain_expired(struct retain *retain, uint64_t now_ns)
 
 uint8_t retain_level(const struct retain *retain, uint32_t page_idx)
 {
-    return retain->kept[page_idx].level;
+    return retain->levels[page_idx];
 }
 
 uint32_t retain_count(const struct retain *retain)
@@ -211,8 +217,9 @@ int retain_new(uint32_t page_count, struct retain **ret_retain)
     struct retain *retain = calloc(1, sizeof *retain);
     if (!retain) return -ENOMEM;
     retain->kept = calloc(page_count, sizeof *retain->kept);
-    if (!retain->kept) {
-        free(retain);
+    retain->levels = calloc(page_count, sizeof *retain->levels);
+    if (!retain->kept || !retain->levels) {
+        retain_free(retain);
         return -ENOMEM;
     }
     retain->page_count = page_count;
@@ -228,6 +235,7 @@ void retain_free(struct retain *retain)
     for (uint32_t t = 0; retain->heaps && t <= retain->tenant_count; t++) free(retain->heaps[t].pages);
     free(retain->heaps);
     free(retain->kept);
+    free(retain->levels);
     free(retain);
 }
 
@@ -253,7 +261,7 @@ static int heap_check(const struct retain *retain, uint32_t tenant, struct err *
     uint32_t retained = 0, idle = 0;
     for (uint32_t i = 0; i < retain->page_count; i++) {
         const struct kept *kept = &retain->kept[i];
-        if (kept->level <= RETAIN_NORMAL || kept->tenant != tenant) continue;
+        if (retain->levels[i] <= RETAIN_NORMAL || kept->tenant != tenant) continue;
         retained++;
         idle += kept->place != PLACE_NONE;
     }
@@ -272,7 +280,7 @@ int retain_check(const struct retain *retain, struct err *err)
     uint32_t retained = 0, in_heaps = 0;
     int r = 0;
     for (uint32_t i = 0; i < retain->page_count; i++) {
-        retained += retain->kept[i].level > RETAIN_NORMAL;
+        retained += retain->levels[i] > RETAIN_NORMAL;
         in_heaps += retain->kept[i].place != PLACE_NONE;
     }
     for (uint32_t t = 0; retain->heaps && r == 0 && t <= retain->tenant_count; t++) {

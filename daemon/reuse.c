@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "daemon/reuse.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,12 +21,22 @@ enum {
     NOT_LOGGED = -1,
 };
 
-/* One wait. It began at the last time whose low bits are the entry's place. */
+/* One wait. It began at the last time whose low bits are the entry's place. Of the low half of the key, of which a
+ * collision costs a wrong count, it has what the table has not, and the bits that tell where in the table it is. */
 struct entry {
-    uint64_t key; // the low half: a collision costs a wrong count
-    uint8_t uses; // 0: never written
-    bool is_open; // not wanted again yet
+    uint64_t key : 55;
+    uint64_t uses : 8;    // 0: never written
+    uint64_t is_open : 1; // not wanted again yet
 };
+static_assert(sizeof(struct entry) == 8, "a cache line holds eight");
+
+/* Of the table, whose places are as random as the keys: the log, of which each look is one more cache miss, is looked at
+ * only where the upper half of the key is the same. */
+struct logged {
+    uint32_t key_high;
+    int32_t at; // place in the log, or NOT_LOGGED
+};
+static_assert(2 * (uint64_t)LOG_MAX <= UINT64_C(1) << (55 - 32), "an entry tells its place in the table");
 
 struct counts { // waits, and halves of earlier ones
     float reached[AGES], ended[AGES];
@@ -41,7 +52,7 @@ struct reuse {
     struct entry *log; // (log_mask + 1)
     uint64_t clock;    // waits begun
     uint32_t log_mask, table_mask;
-    int32_t *table;               // (table_mask + 1) places in the log by key, or NOT_LOGGED; linear probing
+    struct logged *table;         // (table_mask + 1) by key; linear probing
     uint64_t age_first[AGES + 1]; // least age of each bucket, in COUNTED waits; some of small ages are empty
     uint32_t age_count;           // buckets that lie within the log whole
     struct counts all;
@@ -137,13 +148,13 @@ int reuse_new(uint32_t page_count, struct reuse **ret_reuse)
     while (places < (uint64_t)LOG_SPAN * page_count && places < LOG_MAX) places *= 2;
     reuse->log_mask = places - 1;
     reuse->table_mask = 2 * places - 1;
-    reuse->log = calloc(places, sizeof *reuse->log);
+    reuse->log = huge_calloc(places, sizeof *reuse->log);
     reuse->table = huge_calloc(2 * (size_t)places, sizeof *reuse->table);
     if (!reuse->log || !reuse->table) {
         reuse_free(reuse);
         return -ENOMEM;
     }
-    for (uint32_t i = 0; i <= reuse->table_mask; i++) reuse->table[i] = NOT_LOGGED;
+    for (uint32_t i = 0; i <= reuse->table_mask; i++) reuse->table[i].at = NOT_LOGGED;
     ages_fill(reuse);
     for (uint32_t i = 0; i < CLASSES; i++) index_refresh(reuse, &reuse->classes[i]);
     *ret_reuse = reuse;
@@ -160,34 +171,53 @@ void reuse_free(struct reuse *reuse)
 
 /* ---- table: linear probing, deletion by shifting back ---- */
 
+/* Also of an entry's key. */
+static uint32_t table_home(const struct reuse *reuse, uint64_t key)
+{
+    return (uint32_t)(key >> 32) & reuse->table_mask;
+}
+
+/* Where the key is, or would be. */
 static uint32_t table_place(const struct reuse *reuse, uint64_t key)
 {
-    for (uint32_t i = (uint32_t)key & reuse->table_mask;; i = (i + 1) & reuse->table_mask)
-        if (reuse->table[i] == NOT_LOGGED || reuse->log[reuse->table[i]].key == key) return i;
+    const struct entry wanted = {.key = key};
+    for (uint32_t i = table_home(reuse, key);; i = (i + 1) & reuse->table_mask) {
+        struct logged logged = reuse->table[i];
+        if (logged.at == NOT_LOGGED) return i;
+        if (logged.key_high == (uint32_t)(key >> 32) && reuse->log[logged.at].key == wanted.key) return i;
+    }
 }
 
 static void table_remove(struct reuse *reuse, uint32_t hole)
 {
     uint32_t mask = reuse->table_mask;
-    for (uint32_t i = (hole + 1) & mask; reuse->table[i] != NOT_LOGGED; i = (i + 1) & mask) {
-        uint32_t home = (uint32_t)reuse->log[reuse->table[i]].key & mask;
+    for (uint32_t i = (hole + 1) & mask; reuse->table[i].at != NOT_LOGGED; i = (i + 1) & mask) {
+        uint32_t home = reuse->table[i].key_high & mask;
         if (((i - home) & mask) < ((i - hole) & mask)) continue; // it may not move before its home
         reuse->table[hole] = reuse->table[i];
         hole = i;
     }
-    reuse->table[hole] = NOT_LOGGED;
+    reuse->table[hole].at = NOT_LOGGED;
+}
+
+/* What is at this place of the log falls out of it. */
+static void log_forget(struct reuse *reuse, int32_t at)
+{
+    uint32_t i = table_home(reuse, reuse->log[at].key);
+    while (reuse->table[i].at != NOT_LOGGED && reuse->table[i].at != at) i = (i + 1) & reuse->table_mask;
+    if (reuse->table[i].at == at) table_remove(reuse, i); // else its key waited again since
 }
 
 /* ---- waits ---- */
 
 void reuse_prefetch(const struct reuse *reuse, struct hash128 key)
 {
-    __builtin_prefetch(&reuse->table[(uint32_t)key.low & reuse->table_mask]);
+    __builtin_prefetch(&reuse->table[table_home(reuse, key.low)], 1);
 }
 
 uint32_t reuse_wanted(struct reuse *reuse, struct hash128 key)
 {
-    int32_t at = reuse->table[table_place(reuse, key.low)];
+    int32_t at = reuse->table[table_place(reuse, key.low)].at;
     if (at == NOT_LOGGED) return 0;
     struct entry *entry = &reuse->log[at];
     uint32_t bucket = age_bucket((reuse->clock - (uint32_t)at) & reuse->log_mask);
@@ -217,18 +247,18 @@ static void waits_age(struct reuse *reuse, uint64_t now)
 
 uint64_t reuse_let_go(struct reuse *reuse, struct hash128 key, uint32_t uses)
 {
+    enum { AHEAD = 8 };
     CHECK(uses > 0 && uses <= REUSE_USES_MAX);
     uint64_t now = reuse->clock++;
     int32_t at = (int32_t)(now & reuse->log_mask);
     struct entry *entry = &reuse->log[at];
-    if (entry->uses > 0) { // it falls out of the log
-        uint32_t place = table_place(reuse, entry->key);
-        if (reuse->table[place] == at) table_remove(reuse, place);
-    }
-    uint32_t place = table_place(reuse, key.low);
-    if (reuse->table[place] != NOT_LOGGED) reuse->log[reuse->table[place]].is_open = false;
+    /* What the next ones will push out of the log. */
+    __builtin_prefetch(&reuse->table[table_home(reuse, reuse->log[(now + AHEAD) & reuse->log_mask].key)], 1);
+    if (entry->uses > 0) log_forget(reuse, at);
+    struct logged *logged = &reuse->table[table_place(reuse, key.low)];
+    if (logged->at != NOT_LOGGED) reuse->log[logged->at].is_open = false;
     *entry = (struct entry){.key = key.low, .uses = (uint8_t)uses, .is_open = true};
-    reuse->table[place] = at;
+    *logged = (struct logged){.key_high = (uint32_t)(key.low >> 32), .at = at};
     waits_age(reuse, now);
     class_event(reuse, &reuse->classes[class_of(uses)]);
     if ((reuse->clock & reuse->log_mask) == 0) {
@@ -246,18 +276,28 @@ float reuse_index(const struct reuse *reuse, uint32_t uses, uint64_t since)
                                                                : 0;
 }
 
+/* Whether the entry is its key's latest. */
+static bool is_latest(const struct reuse *reuse, uint32_t at)
+{
+    uint32_t i = table_home(reuse, reuse->log[at].key);
+    while (reuse->table[i].at != NOT_LOGGED && reuse->table[i].at != (int32_t)at)
+        i = (i + 1) & reuse->table_mask;
+    return reuse->table[i].at == (int32_t)at;
+}
+
 bool reuse_check(const struct reuse *reuse)
 {
     uint32_t used = 0;
     for (uint32_t i = 0; i <= reuse->table_mask; i++) {
-        int32_t at = reuse->table[i];
-        if (at == NOT_LOGGED) continue;
+        struct logged logged = reuse->table[i];
+        if (logged.at == NOT_LOGGED) continue;
         used++;
-        if (reuse->log[at].uses == 0 || table_place(reuse, reuse->log[at].key) != i) return false;
+        const struct entry *entry = &reuse->log[logged.at];
+        uint64_t key = (uint64_t)logged.key_high << 32 | (uint32_t)entry->key;
+        if (entry->uses == 0 || (struct entry){.key = key}.key != entry->key || table_place(reuse, key) != i)
+            return false;
     }
-    for (uint32_t at = 0; at <= reuse->log_mask; at++) {
-        const struct entry *entry = &reuse->log[at];
-        if (entry->is_open && reuse->table[table_place(reuse, entry->key)] != (int32_t)at) return false;
-    }
+    for (uint32_t at = 0; at <= reuse->log_mask; at++)
+        if (reuse->log[at].is_open && !is_latest(reuse, at)) return false;
     return used <= reuse->log_mask + 1;
 }

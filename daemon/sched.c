@@ -355,12 +355,15 @@ void sched_seq_release_tail(struct sched *sched, struct seq *seq, uint64_t now_n
 
 void sched_seq_release_pages(struct sched *sched, struct seq *seq, uint64_t now_ns)
 {
+    enum { AHEAD = 6 };
     CHECK(seq->rows_in_flight == 0); // a worker reads and writes them
     uint32_t sealed = seq->computed / PAGE_TOKENS;
     struct retain_hint hint = {.level = 0};
     sched_seq_release_tail(sched, seq, now_ns);
     /* Last first: a chain leaves the cache from its end, and what keeps a page keeps all above it. */
     for (uint32_t i = seq->page_count; i-- > 0;) {
+        if (i >= AHEAD && i - AHEAD < sealed)
+            prefix_release_prefetch(sched->prefix, seq->pages[i - AHEAD].page_idx, seq->keys[i - AHEAD]);
         if (i < sealed) {
             uint32_t at = i * PAGE_TOKENS;
             hint = retain_hint_join(hint,

@@ -34,14 +34,12 @@ static void verify_prefetch(const struct sched *sched, const struct done_view *d
     if (slot < sched->slot_count) sched_seq_prefetch(&sched->seqs[slot], offsetof(struct seq, params));
 }
 
-/* What sealing the first page that the step fills of a sequence will touch, in three turns: what leads to it, the page,
- * and what is found by its key. */
+/* What sealing a page of a sequence will touch, in three turns: what leads to it, the page, and what is found by its
+ * key. */
 enum seal_turn { SEAL_SEQ, SEAL_PAGE, SEAL_KEY };
 
-static void seal_prefetch(const struct sched *sched, struct seq *seq, enum seal_turn turn)
+static void seal_prefetch(const struct sched *sched, struct seq *seq, uint32_t page, enum seal_turn turn)
 {
-    uint32_t page = seq->computed / PAGE_TOKENS;
-    if (!fills(seq)) return;
     if (turn == SEAL_SEQ) {
         __builtin_prefetch(seq->tokens + page * PAGE_TOKENS);
         __builtin_prefetch(seq->tokens + page * PAGE_TOKENS + PAGE_TOKENS - 1);
@@ -62,20 +60,23 @@ static void seal_prefetch(const struct sched *sched, struct seq *seq, enum seal_
     }
 }
 
+/* Of the first page that the step fills of a sequence, if it does. */
+static void first_prefetch(const struct sched *sched, const struct done_view *done, uint32_t i,
+                           enum seal_turn turn)
+{
+    struct seq *seq = &sched->seqs[(uint32_t)done->seqs[i].seq_id];
+    if (fills(seq)) seal_prefetch(sched, seq, seq->computed / PAGE_TOKENS, turn);
+}
+
 /* The same, once the whole answer is known to be of sequences that are there. */
 static void answer_prefetch(const struct sched *sched, const struct done_view *done, uint32_t i)
 {
     enum { AHEAD_KEY = 5, AHEAD_PAGE = 10, AHEAD_ARRAYS = 16 };
     uint32_t count = done->header->seq_count;
     verify_prefetch(sched, done, i);
-    if (i + AHEAD_ARRAYS < count) {
-        struct seq *seq = &sched->seqs[(uint32_t)done->seqs[i + AHEAD_ARRAYS].seq_id];
-        seal_prefetch(sched, seq, SEAL_SEQ);
-    }
-    if (i + AHEAD_PAGE < count)
-        seal_prefetch(sched, &sched->seqs[(uint32_t)done->seqs[i + AHEAD_PAGE].seq_id], SEAL_PAGE);
-    if (i + AHEAD_KEY < count)
-        seal_prefetch(sched, &sched->seqs[(uint32_t)done->seqs[i + AHEAD_KEY].seq_id], SEAL_KEY);
+    if (i + AHEAD_ARRAYS < count) first_prefetch(sched, done, i + AHEAD_ARRAYS, SEAL_SEQ);
+    if (i + AHEAD_PAGE < count) first_prefetch(sched, done, i + AHEAD_PAGE, SEAL_PAGE);
+    if (i + AHEAD_KEY < count) first_prefetch(sched, done, i + AHEAD_KEY, SEAL_KEY);
 }
 
 /* Nothing is changed before the whole answer is known to hold what was asked for. */
@@ -129,13 +130,16 @@ static void page_seal(struct answer *answer, struct seq *seq, uint32_t page)
  * nobody asks before, and a row then touches neither the page nor its descriptor. */
 static void rows_book(struct answer *answer, struct seq *seq)
 {
+    enum { AHEAD_KEY = 2, AHEAD_PAGE = 5 }; // pages of a prompt
     struct sched *sched = answer->sched;
     uint32_t end = seq->computed + seq->rows_in_flight;
     if (seq->computed < seq->prompt_count)
         sched->prompt_tokens_computed += (end < seq->prompt_count ? end : seq->prompt_count) - seq->computed;
     sched_seq_release_tail(sched, seq, answer->now_ns);
     while (end / PAGE_TOKENS > seq->computed / PAGE_TOKENS) {
-        uint32_t page = seq->computed / PAGE_TOKENS;
+        uint32_t page = seq->computed / PAGE_TOKENS, last = end / PAGE_TOKENS - 1;
+        if (page + AHEAD_PAGE <= last) seal_prefetch(sched, seq, page + AHEAD_PAGE, SEAL_PAGE);
+        if (page + AHEAD_KEY <= last) seal_prefetch(sched, seq, page + AHEAD_KEY, SEAL_KEY);
         seq->computed = (page + 1) * PAGE_TOKENS;
         page_seal(answer, seq, page);
     }

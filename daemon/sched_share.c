@@ -12,6 +12,7 @@
 #include <stdlib.h>
 
 #include "common/base/check.h"
+#include "common/base/huge.h"
 #include "daemon/sched_state.h"
 
 enum {
@@ -31,7 +32,7 @@ int sched_share_init(struct sched *sched)
     uint32_t pages = pool_geometry(sched->pool)->page_count, places = 16;
     if (pages > PROMISES_MAX) pages = PROMISES_MAX;
     while (places < 2 * pages) places *= 2;
-    sched->promises = malloc(places * sizeof *sched->promises);
+    sched->promises = huge_alloc(places, sizeof *sched->promises);
     if (!sched->promises) return -ENOMEM;
     for (uint32_t i = 0; i < places; i++) sched->promises[i].slot = SEQ_NONE;
     sched->promise_mask = places - 1;
@@ -44,6 +45,14 @@ static uint32_t place_of(const struct sched *sched, struct hash128 key)
     while (sched->promises[i].slot != SEQ_NONE && !hash128_equal(sched->promises[i].key, key))
         i = (i + 1) & sched->promise_mask;
     return i;
+}
+
+/* The promises of pages follow one another, and each is anywhere. */
+static void promise_prefetch(const struct sched *sched, const struct seq *seq, uint32_t page)
+{
+    enum { AHEAD = 8 };
+    if (page + AHEAD >= seq->promised_end) return;
+    __builtin_prefetch(&sched->promises[(uint32_t)seq->keys[page + AHEAD].low & sched->promise_mask], 1);
 }
 
 static void promise_add(struct sched *sched, struct hash128 key, uint32_t slot)
@@ -130,16 +139,21 @@ void sched_share_begin(struct sched *sched, uint32_t slot)
     struct seq *seq = &sched->seqs[slot];
     seq->promised_first = seq->computed / PAGE_TOKENS;
     seq->promised_end = seq->token_count / PAGE_TOKENS;
-    for (uint32_t page = seq->promised_first; page < seq->promised_end; page++)
-        promise_add(sched, sched_seq_key(seq, page), slot);
+    if (seq->promised_first < seq->promised_end) (void)sched_seq_key(seq, seq->promised_end - 1); // and all before it
+    for (uint32_t page = seq->promised_first; page < seq->promised_end; page++) {
+        promise_prefetch(sched, seq, page);
+        promise_add(sched, seq->keys[page], slot);
+    }
 }
 
 void sched_share_sealed(struct sched *sched, uint32_t slot)
 {
     struct seq *seq = &sched->seqs[slot];
     uint32_t sealed = seq->computed / PAGE_TOKENS;
-    for (; seq->promised_first < seq->promised_end && seq->promised_first < sealed; seq->promised_first++)
+    for (; seq->promised_first < seq->promised_end && seq->promised_first < sealed; seq->promised_first++) {
+        promise_prefetch(sched, seq, seq->promised_first);
         promise_remove(sched, seq->keys[seq->promised_first], slot);
+    }
     seq->moved_step = sched->step;
     if (seq->held_first != SEQ_NONE) holders_wake(sched, seq, sealed);
 }

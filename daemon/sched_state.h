@@ -103,7 +103,10 @@ struct seq {
     uint32_t hits;             // pages found in the cache when it was last looked up
     uint32_t place_lost_count; // times that it went from RUNNING to WAITING, whatever for
     uint64_t deadline_ns;      // 0: none
+    /* In an odd number of lines: at a power of two the fronts of all would be in the same few sets of a cache. */
+    _Alignas(CACHELINE_BYTES) uint8_t odd[CACHELINE_BYTES];
 };
+static_assert(sizeof(struct seq) / CACHELINE_BYTES % 2 == 1, "sets of a cache");
 static_assert(offsetof(struct seq, tail) == 2 * CACHELINE_BYTES, "two lines a row");
 
 struct seq_list {

@@ -58,7 +58,7 @@ static struct page_desc desc_copy(const struct audit *audit, uint32_t page_idx)
 }
 
 /* Whether the page is still in the life and state that desc was copied from. The fence keeps what was read
- * before it; its partner is the full fence in set_state(). */
+ * before it; its partner is the release fence in set_state(). */
 static bool still_is(const struct audit *audit, uint32_t page_idx, const struct page_desc *desc)
 {
     const struct page_desc *shared = &audit->descs[page_idx];

@@ -364,9 +364,9 @@ static void set_state(struct pool *pool, uint32_t page_idx, enum page_state to)
     (*count_of(pool, to))++;
     // Release: partner is the acquire load of state in audit.c and worker/pages.c.
     __atomic_store_n(&desc->state, (uint32_t)to, __ATOMIC_RELEASE);
-    // What this process does to the page next must not be seen before the new state: a full fence, whose
+    // What is written to the page next, here or by whoever we tell, must not be seen before the new state. Release:
     // partner is the acquire fence between a reader's copy and its second look at the state.
-    if (from == PAGE_SEALED) __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (from == PAGE_SEALED) __atomic_thread_fence(__ATOMIC_RELEASE);
 }
 
 int pool_grant(struct pool *pool, uint64_t now_ns, uint32_t *ret_page_idx)
