@@ -10,9 +10,16 @@
 #include "common/base/huge.h"
 #include "daemon/prefix_tails.h"
 
+/* A place of the table. With part of the key beside it a descriptor, which is one more cache miss, is looked at only
+ * where it is the page's that is looked for. */
+struct entry {
+    uint32_t page_idx; // or PAGE_NONE
+    uint32_t key_low;
+};
+
 struct prefix {
     struct pool *pool;     // borrowed
-    uint32_t *table;       // (table_mask + 1) page indices or PAGE_NONE; linear probing
+    struct entry *table;   // (table_mask + 1); linear probing
     uint32_t table_mask;   // at least twice as many places as pages
     struct leaves *leaves; // owned
     uint32_t idle_count;   // SEALED with refcount 0
@@ -81,8 +88,9 @@ static uint32_t table_home(const struct prefix *prefix, struct hash128 key)
 uint32_t prefix_find(const struct prefix *prefix, struct hash128 key, uint32_t parent, const uint32_t *tokens)
 {
     for (uint32_t i = table_home(prefix, key);; i = (i + 1) & prefix->table_mask) {
-        uint32_t page_idx = prefix->table[i];
+        uint32_t page_idx = prefix->table[i].page_idx;
         if (page_idx == PAGE_NONE) return PAGE_NONE;
+        if (prefix->table[i].key_low != (uint32_t)key.low) continue;
         const struct page_desc *desc = pool_desc(prefix->pool, page_idx);
         if (!hash128_equal(desc->key, key) || desc->parent != parent) continue;
         if (memcmp(pool_tokens(prefix->pool, page_idx), tokens, PAGE_TOKENS * sizeof *tokens) == 0)
@@ -99,25 +107,25 @@ uint32_t prefix_find_tail(const struct prefix *prefix, struct hash128 root_key, 
 static void table_insert(struct prefix *prefix, uint32_t page_idx)
 {
     uint32_t i = table_home(prefix, pool_desc(prefix->pool, page_idx)->key);
-    while (prefix->table[i] != PAGE_NONE) i = (i + 1) & prefix->table_mask;
-    prefix->table[i] = page_idx;
+    while (prefix->table[i].page_idx != PAGE_NONE) i = (i + 1) & prefix->table_mask;
+    prefix->table[i] = (struct entry){page_idx, (uint32_t)pool_desc(prefix->pool, page_idx)->key.low};
 }
 
 static void table_remove(struct prefix *prefix, uint32_t page_idx)
 {
     uint32_t mask = prefix->table_mask;
     uint32_t hole = table_home(prefix, pool_desc(prefix->pool, page_idx)->key);
-    while (prefix->table[hole] != page_idx) {
-        CHECK(prefix->table[hole] != PAGE_NONE);
+    while (prefix->table[hole].page_idx != page_idx) {
+        CHECK(prefix->table[hole].page_idx != PAGE_NONE);
         hole = (hole + 1) & mask;
     }
-    for (uint32_t i = (hole + 1) & mask; prefix->table[i] != PAGE_NONE; i = (i + 1) & mask) {
-        uint32_t home = table_home(prefix, pool_desc(prefix->pool, prefix->table[i])->key);
+    for (uint32_t i = (hole + 1) & mask; prefix->table[i].page_idx != PAGE_NONE; i = (i + 1) & mask) {
+        uint32_t home = prefix->table[i].key_low & mask;
         if (((i - home) & mask) < ((i - hole) & mask)) continue; // it may not move before its home
         prefix->table[hole] = prefix->table[i];
         hole = i;
     }
-    prefix->table[hole] = PAGE_NONE;
+    prefix->table[hole].page_idx = PAGE_NONE;
 }
 
 /* ---- pages ---- */
@@ -341,7 +349,7 @@ int prefix_check(const struct prefix *prefix, struct err *err)
             return ERR(err, ERR_FORMAT, "prefix: sealed page %u is not in the table", page_idx);
     }
     uint32_t used = 0;
-    for (uint32_t i = 0; i <= prefix->table_mask; i++) used += prefix->table[i] != PAGE_NONE;
+    for (uint32_t i = 0; i <= prefix->table_mask; i++) used += prefix->table[i].page_idx != PAGE_NONE;
     if (used != sealed)
         return ERR(err, ERR_FORMAT, "prefix: table holds %u pages, %u are sealed", used, sealed);
     if (idle != prefix->idle_count)

@@ -68,6 +68,7 @@ static void tail_take(struct step *step, uint32_t slot, uint64_t spare)
     int r = sched_page_add(step, slot);
     CHECK(r == 0); // pages_look counted it
     seq->tail_page = page_idx;
+    seq->has_ties = true;
     seq->computed += count;
 }
 
@@ -229,7 +230,7 @@ static enum look admit(struct step *step, uint32_t slot)
     if (!prefill_may_begin(step, seq)) return LOOK_SHORT;
     sched_table_take(sched, seq);
     prefix_take(sched, seq, seq->hits, step->now_ns);
-    seq->group = sched_group_pick(sched, step->group_idx);
+    seq->group = (uint8_t)sched_group_pick(sched, step->group_idx);
     sched_seq_move(sched, slot, SEQ_RUNNING);
     sched->prefix_queries += seq->token_count;
     step->admitted_count++; // nobody is to go for its tail's copy: see sched_page_add

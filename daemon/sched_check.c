@@ -64,6 +64,11 @@ static int seq_check(const struct sched *sched, uint32_t slot, uint32_t *holders
     if (seq->token_count % PAGE_TOKENS == 0 &&
         memcmp(seq->tail, seq->tokens + seq->token_count - PAGE_TOKENS, sizeof seq->tail) != 0)
         return ERR(err, ERR_FORMAT, "sched: seq %u: its last %d tokens", slot, PAGE_TOKENS);
+    if (seq->last_token != seq->tail[(seq->token_count - 1) % PAGE_TOKENS])
+        return ERR(err, ERR_FORMAT, "sched: seq %u: its last token", slot);
+    if (!seq->has_ties && (seq->tail_page != PAGE_NONE || seq->promised_first < seq->promised_end ||
+                           seq->held_first != SEQ_NONE))
+        return ERR(err, ERR_FORMAT, "sched: seq %u has ties", slot);
     if (seq->page_count > seq->page_cap || seq->page_count < sched_pages_for(seq->computed))
         return ERR(err, ERR_FORMAT, "sched: seq %u: %u pages for %u tokens", slot, seq->page_count,
                    seq->computed);

@@ -25,26 +25,31 @@ static bool fills(const struct seq *seq)
     return (seq->computed + seq->rows_in_flight) / PAGE_TOKENS > seq->computed / PAGE_TOKENS;
 }
 
-/* See sched_seq_prefetch: for those that come after number i of the answer. */
-static void verify_prefetch(const struct sched *sched, const struct done_view *done, uint32_t i)
+/* See sched_seq_prefetch: one that comes after number i of the answer. */
+static struct seq *verify_prefetch(const struct sched *sched, const struct done_view *done, uint32_t i)
 {
-    enum { AHEAD = 40 };
-    if (i + AHEAD >= done->header->seq_count) return;
+    enum { AHEAD = 24 };
+    if (i + AHEAD >= done->header->seq_count) return NULL;
     uint32_t slot = (uint32_t)done->seqs[i + AHEAD].seq_id; // not looked at: that would be the miss
-    if (slot < sched->slot_count) sched_seq_prefetch(&sched->seqs[slot], offsetof(struct seq, params));
+    if (slot >= sched->slot_count) return NULL;
+    sched_seq_prefetch(&sched->seqs[slot]);
+    return &sched->seqs[slot];
 }
 
-/* What sealing a page of a sequence will touch, in three turns: what leads to it, the page, and what is found by its
- * key. */
-enum seal_turn { SEAL_SEQ, SEAL_PAGE, SEAL_KEY };
+/* What sealing a page of a sequence will touch, in four turns: the line and then the arrays that lead to it, the page, and
+ * what is found by its key. */
+enum seal_turn { SEAL_LINE, SEAL_ARRAYS, SEAL_PAGE, SEAL_KEY };
 
 static void seal_prefetch(const struct sched *sched, struct seq *seq, uint32_t page, enum seal_turn turn)
 {
-    if (turn == SEAL_SEQ) {
+    if (turn == SEAL_LINE) {
+        __builtin_prefetch(&seq->tokens);
+        return;
+    }
+    if (turn == SEAL_ARRAYS) {
         __builtin_prefetch(seq->tokens + page * PAGE_TOKENS);
         __builtin_prefetch(seq->tokens + page * PAGE_TOKENS + PAGE_TOKENS - 1);
         __builtin_prefetch(seq->pages + page, 1);
-        __builtin_prefetch(&seq->keys);
         return;
     }
     uint32_t page_idx = seq->pages[page].page_idx;
@@ -60,21 +65,26 @@ static void seal_prefetch(const struct sched *sched, struct seq *seq, uint32_t p
     }
 }
 
-/* Of the first page that the step fills of a sequence, if it does. */
+/* Of the first page that the step fills of a sequence, if it does; and where its last tokens go, if they do. */
 static void first_prefetch(const struct sched *sched, const struct done_view *done, uint32_t i,
                            enum seal_turn turn)
 {
     struct seq *seq = &sched->seqs[(uint32_t)done->seqs[i].seq_id];
+    bool appends = (seq->token_count + 1) % PAGE_TOKENS == 0;
     if (fills(seq)) seal_prefetch(sched, seq, seq->computed / PAGE_TOKENS, turn);
+    else if (appends && turn == SEAL_LINE) __builtin_prefetch(&seq->tokens);
+    else if (appends && turn == SEAL_ARRAYS) __builtin_prefetch(seq->tokens + seq->token_count, 1);
 }
 
 /* The same, once the whole answer is known to be of sequences that are there. */
 static void answer_prefetch(const struct sched *sched, const struct done_view *done, uint32_t i)
 {
-    enum { AHEAD_KEY = 5, AHEAD_PAGE = 10, AHEAD_ARRAYS = 16 };
+    enum { AHEAD_KEY = 5, AHEAD_PAGE = 10, AHEAD_ARRAYS = 15, AHEAD_LINE = 20 };
     uint32_t count = done->header->seq_count;
-    verify_prefetch(sched, done, i);
-    if (i + AHEAD_ARRAYS < count) first_prefetch(sched, done, i + AHEAD_ARRAYS, SEAL_SEQ);
+    struct seq *ahead = verify_prefetch(sched, done, i);
+    if (ahead) __builtin_prefetch(ahead->tail, 1);
+    if (i + AHEAD_LINE < count) first_prefetch(sched, done, i + AHEAD_LINE, SEAL_LINE);
+    if (i + AHEAD_ARRAYS < count) first_prefetch(sched, done, i + AHEAD_ARRAYS, SEAL_ARRAYS);
     if (i + AHEAD_PAGE < count) first_prefetch(sched, done, i + AHEAD_PAGE, SEAL_PAGE);
     if (i + AHEAD_KEY < count) first_prefetch(sched, done, i + AHEAD_KEY, SEAL_KEY);
 }
@@ -84,7 +94,7 @@ static int answer_verify(const struct sched *sched, uint32_t group, const struct
 {
     uint32_t rank_count = pool_geometry(sched->pool)->rank_count, at = 0;
     for (uint32_t i = 0; i < done->header->seq_count; i++) {
-        verify_prefetch(sched, done, i);
+        (void)verify_prefetch(sched, done, i);
         const struct seq *seq = sched_seq_find(sched, done->seqs[i].seq_id);
         if (!seq || seq->rows_in_flight == 0 || seq->group != group) return ERR_PEER;
         uint32_t end = seq->computed + seq->rows_in_flight;
@@ -135,7 +145,7 @@ static void rows_book(struct answer *answer, struct seq *seq)
     uint32_t end = seq->computed + seq->rows_in_flight;
     if (seq->computed < seq->prompt_count)
         sched->prompt_tokens_computed += (end < seq->prompt_count ? end : seq->prompt_count) - seq->computed;
-    sched_seq_release_tail(sched, seq, answer->now_ns);
+    if (seq->has_ties) sched_seq_release_tail(sched, seq, answer->now_ns);
     while (end / PAGE_TOKENS > seq->computed / PAGE_TOKENS) {
         uint32_t page = seq->computed / PAGE_TOKENS, last = end / PAGE_TOKENS - 1;
         if (page + AHEAD_PAGE <= last) seal_prefetch(sched, seq, page + AHEAD_PAGE, SEAL_PAGE);
@@ -146,7 +156,7 @@ static void rows_book(struct answer *answer, struct seq *seq)
     seq->computed = end;
     seq->rows_in_flight = 0;
     seq->losses = 0;
-    sched_share_sealed(sched, (uint32_t)(seq - sched->seqs));
+    if (seq->has_ties) sched_share_sealed(sched, (uint32_t)(seq - sched->seqs));
 }
 
 /* Scores that were not given out before (a preempted sequence scores its prompt again). */
@@ -225,7 +235,7 @@ int sched_lost(struct sched *sched, uint32_t group, uint64_t now_ns, struct sche
     for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next) {
         struct seq *seq = &sched->seqs[slot];
         if (seq->group != group || seq->rows_in_flight == 0) continue;
-        seq->losses++;
+        if (seq->losses < SCHED_LOSSES_MAX) seq->losses++;
         sched->has_suspects |= sched_is_suspect(seq);
         if (seq->removed || seq->losses < SCHED_LOSSES_MAX) continue;
         sched_seq_pause(sched, slot, true); // until its owner removes it

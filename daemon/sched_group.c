@@ -95,7 +95,7 @@ void sched_groups_balance(struct sched *sched)
         struct sched_group *from = &sched->groups[seq->group];
         if (seq->rows_in_flight > 0 || sched_is_suspect(seq) || !has_too_many(sched, from, least)) continue;
         from->running_count--;
-        seq->group = least;
+        seq->group = (uint8_t)least;
         sched->groups[least].running_count++;
         sched->moves++;
         least = group_least(sched);

@@ -165,36 +165,45 @@ static void load_add(struct step *step, const struct seq *seq, uint32_t rows, bo
 static void plan_push(struct step *step, uint32_t slot, uint32_t rows)
 {
     struct seq *seq = &step->sched->seqs[slot];
-    struct plan_seq out = seq->params;
+    const struct seq_params *params = &seq->params;
     uint32_t end = seq->computed + rows;
     bool scores = sched_is_scoring(seq) && end > seq->scored;
-    out.seq_id = sched_seq_id(step->sched, slot);
-    out.flags = (end == seq->token_count ? PLAN_SAMPLE : 0) | (scores ? PLAN_SCORE : 0);
-    out.token_count = rows;
-    out.pos_first = seq->computed;
-    out.score_target = scores && end < seq->prompt_count ? seq->tokens[end] : PLAN_TOKEN_NONE;
-    const uint32_t *tokens = sched_rows_wanted(seq) == 1 ? sched_seq_last(seq)
+    struct plan_seq out = {
+        .seq_id = sched_seq_id(step->sched, slot),
+        .seed = params->seed,
+        .flags = (end == seq->token_count ? PLAN_SAMPLE : 0) | (scores ? PLAN_SCORE : 0),
+        .token_count = rows,
+        .pos_first = seq->computed,
+        .bias_count = biases_held(seq),
+        .logprobs = params->logprobs,
+        .score_target = scores && end < seq->prompt_count ? seq->tokens[end] : PLAN_TOKEN_NONE,
+        .top_k = params->top_k,
+        .temperature = params->temperature,
+        .top_p = params->top_p,
+        .min_p = params->min_p,
+        .repetition_penalty = params->repetition_penalty,
+        .presence_penalty = params->presence_penalty,
+        .frequency_penalty = params->frequency_penalty,
+    };
+    const uint32_t *tokens = sched_rows_wanted(seq) == 1 ? &seq->last_token
                                                          : sched_seq_tokens(seq) + seq->computed;
     out.token_first = (uint32_t)plan_writer_tokens(step->writer, tokens, rows);
     out.page_count = sched_pages_for(end);
     out.page_first = (uint32_t)plan_writer_pages(step->writer, seq->pages, out.page_count);
     plan_push_checks(step, seq);
-    out.history_first = out.history_count = out.history_prompt = 0;
     if (seq->use_history) {
         out.history_first = (uint32_t)plan_writer_history(step->writer, sched_seq_tokens(seq),
                                                           seq->token_count);
         out.history_count = seq->token_count;
         out.history_prompt = seq->prompt_count;
     }
-    out.bias_first = 0;
-    out.bias_count = biases_held(seq);
     if (out.bias_count)
         out.bias_first = (uint32_t)plan_writer_biases(step->writer, seq->biases, out.bias_count);
     int pushed = plan_writer_seq(step->writer, &out);
     CHECK(pushed >= 0);
-    if (seq->tail_page != PAGE_NONE) plan_push_tail(step, seq, (uint32_t)pushed);
-    seq->rows_in_flight = rows;
-    seq->served_step = step->sched->step + 1;
+    if (seq->has_ties && seq->tail_page != PAGE_NONE) plan_push_tail(step, seq, (uint32_t)pushed);
+    seq->rows_in_flight = (uint16_t)rows;
+    seq->served_step = (uint32_t)(step->sched->step + 1);
     load_add(step, seq, rows, scores);
     step->rows_left -= rows;
     if (scores) step->score_rows_left -= rows;
@@ -252,11 +261,14 @@ static void plan_suspect(struct step *step)
                           list_has_suspect(sched, &sched->waiting);
 }
 
-/* See sched_seq_prefetch: the first bytes of those that come after number `at` of the walk. */
-static void walk_prefetch(const struct sched *sched, uint32_t at, size_t bytes)
+/* See sched_seq_prefetch: one that comes after number `at` of the walk. */
+static const struct seq *walk_prefetch(const struct sched *sched, uint32_t at)
 {
-    enum { AHEAD = 14 };
-    if (at + AHEAD < sched->walk_count) sched_seq_prefetch(&sched->seqs[sched->walk[at + AHEAD]], bytes);
+    enum { AHEAD = 16 };
+    if (at + AHEAD >= sched->walk_count) return NULL;
+    const struct seq *seq = &sched->seqs[sched->walk[at + AHEAD]];
+    sched_seq_prefetch(seq);
+    return seq;
 }
 
 /* Step 3. A preemption takes others out of the list, never the sequence that asked for it. */
@@ -266,10 +278,11 @@ static void plan_decodes(struct step *step)
     uint32_t at = 0;
     for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next, at++) {
         const struct seq *seq = &sched->seqs[slot];
-        walk_prefetch(sched, at, offsetof(struct seq, biases));
+        const struct seq *ahead = walk_prefetch(sched, at);
+        if (ahead) __builtin_prefetch(&ahead->params);
         sched->walk[at] = slot;
         if (seq->paused || sched_is_suspect(seq)) continue;
-        sched_share_stuck(sched, slot);
+        if (seq->has_ties) sched_share_stuck(sched, slot);
         if (seq->group != step->group_idx) continue;
         if (sched_rows_wanted(seq) == 1) seq_plan(step, slot, 1);
         else step->prefill_count++;
@@ -291,13 +304,15 @@ static uint32_t prompts_list(const struct step *step, struct pace_prompt *prompt
     uint32_t count = 0, at = 0;
     for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next) {
         const struct seq *seq = &sched->seqs[slot];
-        walk_prefetch(sched, at++, CACHELINE_BYTES);
+        (void)walk_prefetch(sched, at++); // one line is enough
         if (!is_prefilling(step, seq)) continue;
         uint32_t wanted = sched_rows_wanted(seq);
         if (sched_is_scoring(seq) && wanted > step->score_rows_left) wanted = step->score_rows_left;
         if (wanted == 0) continue;
-        prompts[count++] = (struct pace_prompt){
-            .slot = slot, .rows_wanted = wanted, .pos_first = seq->computed, .served_step = seq->served_step};
+        prompts[count++] = (struct pace_prompt){.slot = slot,
+                                                .rows_wanted = wanted,
+                                                .pos_first = seq->computed,
+                                                .served_step = sched_seq_served(sched, seq)};
     }
     return count;
 }

@@ -127,6 +127,7 @@ bool sched_share_hold(struct step *step, uint32_t slot)
     if (holder->held_first != SEQ_NONE) sched->seqs[holder->held_first].held_previous = slot;
     else holder->moved_step = sched->step;
     holder->held_first = slot;
+    holder->has_ties = true;
     seq->holds++;
     sched->held_count++;
     return true;
@@ -139,7 +140,9 @@ void sched_share_begin(struct sched *sched, uint32_t slot)
     struct seq *seq = &sched->seqs[slot];
     seq->promised_first = seq->computed / PAGE_TOKENS;
     seq->promised_end = seq->token_count / PAGE_TOKENS;
-    if (seq->promised_first < seq->promised_end) (void)sched_seq_key(seq, seq->promised_end - 1); // and all before it
+    seq->has_ties |= seq->promised_first < seq->promised_end;
+    if (seq->promised_first < seq->promised_end)
+        (void)sched_seq_key(seq, seq->promised_end - 1); // and all before it
     for (uint32_t page = seq->promised_first; page < seq->promised_end; page++) {
         promise_prefetch(sched, seq, page);
         promise_add(sched, seq->keys[page], slot);
@@ -156,6 +159,8 @@ void sched_share_sealed(struct sched *sched, uint32_t slot)
     }
     seq->moved_step = sched->step;
     if (seq->held_first != SEQ_NONE) holders_wake(sched, seq, sealed);
+    seq->has_ties = seq->tail_page != PAGE_NONE || seq->promised_first < seq->promised_end ||
+                    seq->held_first != SEQ_NONE;
 }
 
 void sched_share_break(struct sched *sched, uint32_t slot)

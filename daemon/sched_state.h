@@ -35,53 +35,67 @@ enum {
     SCHED_PREFILLS = 8,    // so many at once; only short prompts and higher priorities come on top
 };
 
+/* Of plan_seq what a request says. */
+struct seq_params {
+    uint64_t seed;
+    uint32_t logprobs;
+    int32_t top_k;
+    float temperature, top_p, min_p;
+    float repetition_penalty, presence_penalty, frequency_penalty;
+};
+
+/* A step's time is that of cache misses, so what it looks at of a sequence that goes on by a row within a page is three
+ * lines: the first, when it is planned the parameters, when it is answered the tail. See sched_seq_prefetch. */
 struct seq {
-    /* Two lines, its last tokens and the parameters: all that a step looks at of a sequence that goes on by a row within
-     * a page. See sched_seq_prefetch. */
-    _Alignas(CACHELINE_BYTES) enum seq_state state;
-    uint32_t generation;     // high half of the id; grows when the slot is used again
-    uint32_t previous, next; // in the waiting or running list, or next in the free list
+    _Alignas(CACHELINE_BYTES) uint32_t generation; // high half of the id; grows when the slot is used again
+    uint32_t next;                                 // in the waiting, running or free list
     uint32_t token_count, prompt_count, token_cap;
     uint32_t computed;       // positions whose keys and values are in pages; < token_count
-    uint32_t rows_in_flight; // 0: not in the step in flight of its group
-    uint32_t losses;         // steps with it that were lost, since one was answered
     uint32_t page_count;     // of pages, in use
     uint32_t owed;           // when running: pages that its tokens and one more want beyond those that it has
-    /* Held: the next step with rows of this sequence copies its first computed % PAGE_TOKENS tokens to the page of
-     * `computed`. PAGE_NONE: nothing is to be copied, or the step that did was answered. */
-    uint32_t tail_page;
-    uint32_t scored; // prompt positions whose scores were given out
-    bool use_history, score_prompt;
-    bool paused;   // by sched_seq_pause only
-    bool removed;  // by its owner while in flight; released when the step ends
-    bool admitted; // has been RUNNING once
-    bool expired;  // its deadline has come: paused for good
+    uint32_t last_token;     // the one at token_count - 1
+    uint32_t served_step;    // low half of the last one planned with rows of it: sched_seq_served
+    struct plan_page *pages; // running: its table, of which page_count are in use
+    void *owner;
+    uint16_t rows_in_flight; // 0: not in the step in flight of its group
+    uint8_t state;           // enum seq_state
+    uint8_t group;           // running: in whose steps it is
+    uint8_t losses;    // steps with it that were lost, since one was answered; SCHED_LOSSES_MAX: or more
+    bool paused : 1;   // by sched_seq_pause only
+    bool removed : 1;  // by its owner while in flight; released when the step ends
+    bool admitted : 1; // has been RUNNING once
+    bool expired : 1;  // its deadline has come: paused for good
+    bool use_history : 1, score_prompt : 1;
+    bool
+        has_ties : 1; // there may be a tail_page, promises or others that it holds; never false where there are
 
     /* Owned, (token_cap): prompt, then output. Of the output only whole pages: see tail. */
     _Alignas(CACHELINE_BYTES) uint32_t *tokens;
-    struct plan_page *pages; // running: its table, of which page_count are in use
-    void *owner;
-    uint64_t served_step;   // the last one planned with rows of it
-    uint64_t moved_step;    // sched_share.c: running, while it holds others: the last step that brought it on
-    uint32_t group;         // running: in whose steps it is
-    uint32_t checked_count; // in checked_era, the first so many pages need no check any more
-    uint32_t held_first;    // sched_share.c: running: those that it holds, or SEQ_NONE
+    struct hash128 *keys; // owned, (page_cap): of its first key_count pages, see sched_seq_key
+    uint32_t key_count;
+    uint32_t tenant;
+    uint32_t previous;   // in the waiting or running list
+    uint32_t scored;     // prompt positions whose scores were given out
+    uint64_t moved_step; // sched_share.c: running, while it holds others: the last step that brought it on
+    uint32_t held_first; // sched_share.c: running: those that it holds, or SEQ_NONE
     uint32_t promised_first, promised_end; // sched_share.c: running: pages that it will seal
+    /* Held: the next step with rows of this sequence copies its first computed % PAGE_TOKENS tokens to the page of
+     * `computed`. PAGE_NONE: nothing is to be copied, or the step that did was answered. */
+    uint32_t tail_page;
+    uint32_t checked_count; // in checked_era, the first so many pages need no check any more
 
     /* The last tokens, number n at n % PAGE_TOKENS. They go to `tokens` a page at a time, which is memory that is seldom
      * in a cache: sched_seq_tokens. */
     _Alignas(CACHELINE_BYTES) uint32_t tail[PAGE_TOKENS];
-    _Alignas(CACHELINE_BYTES) struct plan_seq params;
+
+    _Alignas(CACHELINE_BYTES) struct seq_params params;
     uint32_t bias_count, min_output, min_bias_count;
     uint32_t page_cap;
-
     struct plan_bias *biases; // owned, (bias_count)
-    struct hash128 *keys;     // owned, (page_cap): of its first key_count pages, see sched_seq_key
+
     struct hash128 root_key;
     uint64_t checked_era; // checks_era
-    uint32_t key_count;
     uint32_t cached_count;
-    uint32_t tenant;
     uint32_t retain_count;
     struct retain_range *retains; // owned, (retain_count)
 
@@ -103,11 +117,15 @@ struct seq {
     uint32_t hits;             // pages found in the cache when it was last looked up
     uint32_t place_lost_count; // times that it went from RUNNING to WAITING, whatever for
     uint64_t deadline_ns;      // 0: none
-    /* In an odd number of lines: at a power of two the fronts of all would be in the same few sets of a cache. */
+
+    /* An odd number of lines: else the fronts of all would be in some of the sets of a cache only. */
     _Alignas(CACHELINE_BYTES) uint8_t odd[CACHELINE_BYTES];
 };
-static_assert(sizeof(struct seq) / CACHELINE_BYTES % 2 == 1, "sets of a cache");
-static_assert(offsetof(struct seq, tail) == 2 * CACHELINE_BYTES, "two lines a row");
+static_assert(offsetof(struct seq, tokens) == CACHELINE_BYTES, "a line");
+static_assert(offsetof(struct seq, tail) == 2 * CACHELINE_BYTES, "a line");
+static_assert(offsetof(struct seq, root_key) == 4 * CACHELINE_BYTES, "a line of parameters");
+static_assert(GROUPS_MAX <= UINT8_MAX && PLAN_TOKENS_MAX <= UINT16_MAX, "group, rows_in_flight");
+static_assert(sizeof(struct seq) / CACHELINE_BYTES % 2 == 1, "odd");
 
 struct seq_list {
     uint32_t first, last, count;
@@ -175,11 +193,17 @@ static inline uint64_t sched_seq_id(const struct sched *sched, uint32_t slot)
 /* The sequence of an id, or NULL when it is gone. */
 struct seq *sched_seq_find(const struct sched *sched, uint64_t seq_id);
 
-/* A step's time is that of cache misses, most of them on the way to the next sequence: these ask for the lines ahead
- * of their use. First the sequence, some turns of the loop later what it points to. */
-static inline void sched_seq_prefetch(const struct seq *seq, size_t bytes)
+/* Most cache misses are on the way to the next sequence: asks for its first line ahead of its use. */
+static inline void sched_seq_prefetch(const struct seq *seq)
 {
-    for (size_t at = 0; at < bytes; at += CACHELINE_BYTES) __builtin_prefetch((const uint8_t *)seq + at);
+    __builtin_prefetch(seq, 1);
+}
+
+/* The last step planned with rows of it, 0: none was. */
+static inline uint64_t sched_seq_served(const struct sched *sched, const struct seq *seq)
+{
+    uint64_t next = sched->step + 1; // of one in the plan in hand
+    return seq->served_step ? next - (uint32_t)(next - seq->served_step) : 0;
 }
 
 /* Moves a sequence between lists and states along SEQ_EDGES. One that is to run has a table already. */
@@ -205,14 +229,9 @@ static inline const uint32_t *sched_seq_tokens(const struct seq *seq)
 
 static inline void sched_seq_append(struct seq *seq, uint32_t token)
 {
-    seq->tail[seq->token_count++ % PAGE_TOKENS] = token;
+    seq->last_token = seq->tail[seq->token_count++ % PAGE_TOKENS] = token;
     if (seq->token_count % PAGE_TOKENS == 0)
         memcpy(seq->tokens + seq->token_count - PAGE_TOKENS, seq->tail, sizeof seq->tail);
-}
-
-static inline const uint32_t *sched_seq_last(const struct seq *seq)
-{
-    return &seq->tail[(seq->token_count - 1) % PAGE_TOKENS];
 }
 
 /* Key of its page number `page`; all its tokens are known. Computed once. */
