@@ -3,9 +3,10 @@
  *
  *   sched [--cpu] [--steps N] [--context N] [--us-per-token N] [--load N]
  *
- * A step is sched_plan + plan_writer_finish, which writes the order into its slot, + sched_complete: all that the daemon
- * does for a step between one answer and the next order, but the rings. Making the answer up is the worker's part. What
- * is done once a sequence and not once a step, sched_submit and sched_remove, is told beside it. Every sequence that
+ * A step is all that the daemon does for it between one answer and the next order, but the rings' counters: sched_plan,
+ * writing the order and copying it into its slot, copying the answer out of its own, verifying it, sched_complete.
+ * Verifying the order and making the answer up is the worker's part. What is done once a sequence and not once a step,
+ * sched_submit and sched_remove, is told beside it. Every sequence that
  * ends is followed by a new one, so that as many run and wait all the time, with prompts of --context tokens on
  * average, a quarter of which begin with one of eight shared prefixes. Two kinds of load: places are what is scarce, or
  * pages, where in every step the first that waits is looked at and some more after it.
@@ -57,7 +58,7 @@ static void line(const char *name, double value, const char *unit, double target
 /* ---- steps ---- */
 
 struct part_times { // of a step, seconds
-    double plan, write, book;
+    double plan, write, check, book;
     double end, submit; // beside it: those that ended after it, and those that came in before it
 };
 
@@ -66,6 +67,7 @@ struct bench {
     struct options options;
     struct rng rng;
     uint32_t *tokens; // (2 * context)
+    void *plan_slot, *done_copy;
     double submit;    // seconds, since the last step
 };
 
@@ -111,6 +113,7 @@ static double finish(struct bench *bench, int events)
 static struct part_times step(struct bench *bench)
 {
     struct sched_rig *rig = &bench->rig;
+    struct plan_view workers;
     struct done_view done;
     rig->now_ns += 20 * NS_PER_MS;
     double start = now();
@@ -118,17 +121,24 @@ static struct part_times step(struct bench *bench)
     double planned = now();
     CHECK(seqs > 0);
     size_t bytes = plan_writer_finish(rig->writer, rig->plan_bytes, rig->plan_size);
+    plan_view(rig->plan_bytes, &rig->plan);
+    memcpy(bench->plan_slot, rig->plan_bytes, bytes);
     double written = now();
-    int r = plan_verify(rig->plan_bytes, bytes, &rig->limits, &rig->plan, NULL);
+    int r = plan_verify(bench->plan_slot, bytes, &rig->limits, &workers, NULL);
     CHECK(r == 0);
-    sched_rig_answer(rig, &done);
+    bytes = sched_rig_answer_write(rig);
     double answered = now();
+    memcpy(bench->done_copy, rig->done_bytes, bytes);
+    r = done_verify(bench->done_copy, bytes, &rig->limits, &rig->plan, &done, NULL);
+    CHECK(r == 0);
+    double checked = now();
     int events = sched_complete(rig->sched, 0, rig->now_ns, &done, rig->events);
     double booked = now();
     CHECK(events >= 0);
     struct part_times times = {.plan = planned - start,
                                .write = written - planned,
-                               .book = booked - answered,
+                               .check = checked - answered,
+                               .book = booked - checked,
                                .end = finish(bench, events),
                                .submit = bench->submit};
     bench->submit = 0;
@@ -150,16 +160,16 @@ static void fill(struct bench *bench, const struct load *load)
 
 static void times_print(const struct load *load, const struct part_times *times, uint32_t count)
 {
-    static const char *const names[] = {"planning", "writing", "booking", "ends", "submissions"};
+    static const char *const names[] = {"planning", "writing", "verifying", "booking", "ends", "submissions"};
     double *seconds = calloc(count, sizeof *seconds), *sums = calloc(count, sizeof *sums), worst = 0;
     CHECK(seconds && sums);
     printf("# medians, us:");
     for (size_t part = 0; part < COUNT_OF(names); part++) {
         for (uint32_t i = 0; i < count; i++) {
-            const double parts[] = {times[i].plan, times[i].write, times[i].book, times[i].end,
-                                    times[i].submit};
+            const double parts[] = {times[i].plan, times[i].write, times[i].check,
+                                    times[i].book, times[i].end,   times[i].submit};
             seconds[i] = parts[part];
-            if (part < 3) sums[i] += parts[part];
+            if (part < 4) sums[i] += parts[part];
             if (sums[i] > worst) worst = sums[i];
         }
         printf(" %s %.1f,", names[part], machine_median(seconds, count) * 1e6);
@@ -184,8 +194,10 @@ static int steps_run(const struct options *options, const struct load *load)
     uint32_t pages = load->running * seq_pages + (load->short_of_pages ? 0 : load->running * seq_pages / 2);
     if (sched_rig_open(&bench.rig, pages, &conf) < 0) return 1;
     bench.tokens = malloc(2 * options->context * sizeof *bench.tokens);
+    bench.plan_slot = malloc(bench.rig.plan_size);
+    bench.done_copy = malloc(bench.rig.done_size);
     struct part_times *times = malloc(options->steps * sizeof *times);
-    CHECK(bench.tokens && times);
+    CHECK(bench.tokens && bench.plan_slot && bench.done_copy && times);
     struct sched_stats stats = {0};
     for (uint32_t i = 0; i < 4 * load->running; i++) { // until as many run as can
         fill(&bench, load);
@@ -203,6 +215,8 @@ static int steps_run(const struct options *options, const struct load *load)
            waiting / options->steps, (uint32_t)stats.preemptions);
     times_print(load, times, options->steps);
     free(bench.tokens);
+    free(bench.plan_slot);
+    free(bench.done_copy);
     free(times);
     sched_rig_close(&bench.rig);
     return 0;

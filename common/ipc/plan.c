@@ -229,6 +229,43 @@ static int copies_verify(const struct plan_view *view, const struct plan_limits 
     return 0;
 }
 
+static struct plan_counts counts_of(const struct plan_header *header)
+{
+    return (struct plan_counts){
+        .seqs = header->seq_count,
+        .tokens = header->token_count,
+        .pages = header->page_count,
+        .history = header->history_count,
+        .biases = header->bias_count,
+        .copies = header->copy_count,
+        .checks = header->check_count,
+    };
+}
+
+static struct plan_view view_of(const uint8_t *base, const struct plan_shape *at)
+{
+    return (struct plan_view){
+        .header = (const struct plan_header *)base,
+        .seqs = (const struct plan_seq *)(base + at->seqs),
+        .tokens = (const uint32_t *)(base + at->tokens),
+        .pages = (const struct plan_page *)(base + at->pages),
+        .history = (const uint32_t *)(base + at->history),
+        .biases = (const struct plan_bias *)(base + at->biases),
+        .copies = (const struct plan_copy *)(base + at->copies),
+        .checks = (const struct plan_page *)(base + at->checks),
+    };
+}
+
+void plan_view(const void *bytes, struct plan_view *ret_view)
+{
+    const struct plan_header *header = bytes;
+    CHECK((uintptr_t)bytes % 8 == 0); // the caller's own buffer
+    struct plan_counts counts = counts_of(header);
+    struct plan_shape at = plan_shape_of(&counts);
+    CHECK(at.end == header->bytes);
+    *ret_view = view_of(bytes, &at);
+}
+
 int plan_verify(const void *bytes, size_t len, const struct plan_limits *limits, struct plan_view *ret_view,
                 struct err *err)
 {
@@ -238,27 +275,10 @@ int plan_verify(const void *bytes, size_t len, const struct plan_limits *limits,
     if (len < sizeof *header) return ERR(err, ERR_PEER, "plan: %zu bytes hold no header", len);
     int r = header_verify(header, len, limits, err);
     if (r < 0) return r;
-    struct plan_counts counts = {
-        .seqs = header->seq_count,
-        .tokens = header->token_count,
-        .pages = header->page_count,
-        .history = header->history_count,
-        .biases = header->bias_count,
-        .copies = header->copy_count,
-        .checks = header->check_count,
-    };
+    struct plan_counts counts = counts_of(header);
     struct plan_shape at = plan_shape_of(&counts);
     if (at.end != len) return ERR(err, ERR_PEER, "plan: %zu bytes, its counts need %zu", len, at.end);
-    struct plan_view view = {
-        .header = header,
-        .seqs = (const struct plan_seq *)(base + at.seqs),
-        .tokens = (const uint32_t *)(base + at.tokens),
-        .pages = (const struct plan_page *)(base + at.pages),
-        .history = (const uint32_t *)(base + at.history),
-        .biases = (const struct plan_bias *)(base + at.biases),
-        .copies = (const struct plan_copy *)(base + at.copies),
-        .checks = (const struct plan_page *)(base + at.checks),
-    };
+    struct plan_view view = view_of(base, &at);
     if (!padding_is_zero(base, at.tokens + counts.tokens * sizeof(uint32_t), at.pages) ||
         !padding_is_zero(base, at.history + counts.history * sizeof(uint32_t), at.biases))
         return ERR(err, ERR_PEER, "plan: padding is not zero");

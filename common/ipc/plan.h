@@ -219,6 +219,9 @@ int plan_verify(const void *bytes, size_t len, const struct plan_limits *limits,
 int done_verify(const void *bytes, size_t len, const struct plan_limits *limits, const struct plan_view *plan,
                 struct done_view *ret_view, struct err *err);
 
+/* The view of a plan that this process's own writer has just written, without looking at it. */
+void plan_view(const void *bytes, struct plan_view *ret_view);
+
 /* Writers over a fixed slot. Each push returns the index of what was pushed, or -ENOSPC when the limit or
  * the slot is reached (nothing changes then). Sections may be pushed in any order; *_finish moves them
  * together into the slot and returns the bytes. A writer owns private memory of its own. */

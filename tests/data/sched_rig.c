@@ -85,12 +85,17 @@ static void seq_answer(struct sched_rig *rig, const struct plan_seq *seq)
     CHECK(r >= 0);
 }
 
-void sched_rig_answer(struct sched_rig *rig, struct done_view *ret_done)
+size_t sched_rig_answer_write(struct sched_rig *rig)
 {
     const struct plan_header *header = rig->plan.header;
     done_writer_begin(rig->answer, header->step, header->epoch);
     for (uint32_t i = 0; i < header->seq_count; i++) seq_answer(rig, &rig->plan.seqs[i]);
-    size_t bytes = done_writer_finish(rig->answer, 0, 1, 1, 1, rig->done_bytes, rig->done_size);
+    return done_writer_finish(rig->answer, 0, 1, 1, 1, rig->done_bytes, rig->done_size);
+}
+
+void sched_rig_answer(struct sched_rig *rig, struct done_view *ret_done)
+{
+    size_t bytes = sched_rig_answer_write(rig);
     int r = done_verify(rig->done_bytes, bytes, &rig->limits, &rig->plan, ret_done, NULL);
     CHECK(r == 0);
 }

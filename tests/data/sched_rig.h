@@ -34,6 +34,8 @@ int sched_rig_submit(struct sched_rig *rig, const struct sched_request *request,
 int sched_rig_plan(struct sched_rig *rig);
 /* The worker's answer to it, as a verified view. */
 void sched_rig_answer(struct sched_rig *rig, struct done_view *ret_done);
+/* The same, not verified. -> its bytes, in done_bytes. */
+size_t sched_rig_answer_write(struct sched_rig *rig);
 /* sched_complete of that. -> events in rig->events. */
 int sched_rig_complete(struct sched_rig *rig, const struct done_view *done);
 
