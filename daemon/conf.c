@@ -211,7 +211,8 @@ static bool host_is_address(const char *host)
 
 static int verify_names(const struct conf *conf, struct err *err)
 {
-    if (!*conf->model) return ERR(err, ERR_USAGE, "no model: kvasird [OPTION]... MODEL.gguf (see --help)");
+    if (!*conf->model && !conf->agent)
+        return ERR(err, ERR_USAGE, "no model: kvasird [OPTION]... MODEL.gguf (see --help)");
     if (strlen(conf->served_model_name) > SERVED_NAME_BYTES_MAX) {
         return ERR(err, ERR_CONFIG, "served-model-name: longer than %d bytes", SERVED_NAME_BYTES_MAX);
     }
@@ -247,6 +248,10 @@ static int refuse_unbuilt(const struct conf *conf, struct err *err)
                    "tensor-parallel-size: this build has no Open MPI (configure --with-mpi), so only 1");
     }
 #endif
+    if ((conf->hosts[0] || conf->hostfile[0]) && conf->data_parallel_size > 1) {
+        return ERR(err, ERR_CONFIG, "hosts: not built for data-parallel-size %u, only for 1",
+                   conf->data_parallel_size);
+    }
     if (conf->tensor_parallel_size != 1 && conf->cache_file[0]) {
         return ERR(err, ERR_CONFIG, "cache-file: not built for tensor-parallel-size %u, only for 1",
                    conf->tensor_parallel_size);
@@ -260,6 +265,8 @@ static int verify(const struct conf *conf, struct err *err)
     if (r < 0) return r;
     r = refuse_unbuilt(conf, err);
     if (r < 0) return r;
+    if (conf->hosts[0] && conf->hostfile[0])
+        return ERR(err, ERR_CONFIG, "hosts: and a hostfile: either of them");
     if (conf->max_num_batched_tokens < conf->max_num_seqs) {
         return ERR(err, ERR_CONFIG,
                    "max-num-batched-tokens %u is below max-num-seqs %u: each needs a token a step",

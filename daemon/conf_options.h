@@ -118,8 +118,18 @@
       "Where the worker keeps its weights, packed for this machine. shared: in /dev/shm, where every worker of " \
       "the same model finds them, and its own successor too; private: in its own memory.") \
     X(COUNT, tensor_parallel_size, "tensor-parallel-size", "process", "1", 1, RANKS_MAX, "COUNT", \
-      "Processes (ranks) that one copy of the model is split over, started by Open MPI's mpirun on this machine; they share " \
-      "the threads out among them. Answers are the same, bit for bit, for any number.") \
+      "Processes (ranks) that one copy of the model is split over, started by Open MPI's mpirun; they share the " \
+      "threads of their host out among them. Answers are the same, bit for bit, for any number.") \
+    X(TEXT, hosts, "hosts", "process", "", 0, 0, "NAME[:COUNT],...", \
+      "Where the ranks of --tensor-parallel-size run, and how many on each; without counts as even as can be. The first is " \
+      "this host. Each of the others has kvasird --agent of the same instance and user running, the same model and worker " \
+      "program under the same paths, and is reached by Open MPI as its user has set that up (ssh, or Slurm). Threads are " \
+      "those of each host. Empty: all here.") \
+    X(TEXT, hostfile, "hostfile", "process", "", 0, 0, "PATH", \
+      "The same in a file of Open MPI's form: a host a line, with slots=COUNT behind it or without.") \
+    X(SWITCH, agent, "agent", "process", "false", 0, 0, "", \
+      "Serve no clients, but be the further host of another one's --hosts: own the shared memory of the ranks that run here, " \
+      "so that their cached pages outlive them. Of the other settings only instance, cache-keep and log-level matter.") \
     X(COUNT, data_parallel_size, "data-parallel-size", "process", "1", 1, GROUPS_MAX, "COUNT", \
       "Workers that compute beside each other, each with the whole model and CPUs of its own, on one cache: what one " \
       "has computed all find, and what one that dies was at the others go on with. Packed weights are shared, by those " \

@@ -89,17 +89,20 @@ static void process_exited(struct process *process, int status, int signal);
 static void backoff_over(uv_timer_t *timer);
 
 /* What a worker may see of our environment: nothing but what it is documented to read. Nothing of a batch system
- * (SLURM_*, PMI_*): mpirun would take its hosts and slots from there, and srun to start ranks. */
-static void environment_fill(char **envp, size_t count)
+ * (SLURM_*, PMI_*) on one host: mpirun would take its hosts and slots from there, and srun to start ranks. On several it
+ * shall. */
+static void environment_fill(bool is_spread, char **envp, size_t count)
 {
     static const char *const names[] = {
         "KVASIR_KERNELS=", "KVASIR_DIST=",  "ASAN_OPTIONS=", "UBSAN_OPTIONS=",
         "TSAN_OPTIONS=",   "LSAN_OPTIONS=", "LANG=",         "LD_LIBRARY_PATH=",
-        "JOURNAL_STREAM=", "OMPI_",         "PATH=",         "HOME="}; // the last three are Open MPI's
+        "JOURNAL_STREAM=", "OMPI_",         "PATH=",         "HOME=", // with the two before: Open MPI's
+        "SLURM_",          "SSH_AUTH_SOCK="};                         // of several hosts
+    const size_t name_count = COUNT_OF(names) - (is_spread ? 0 : 2);
     extern char **environ;
     size_t used = 0;
     for (char **entry = environ; *entry && used + 1 < count; entry++)
-        for (size_t i = 0; i < COUNT_OF(names); i++)
+        for (size_t i = 0; i < name_count; i++)
             if (strncmp(*entry, names[i], strlen(names[i])) == 0) envp[used++] = *entry;
     envp[used] = NULL;
 }
@@ -132,7 +135,7 @@ static int worker_start(struct group *group, struct err *err)
         argv[used++] = group->cpus;
     }
     CHECK(used < ARGV_COUNT_MAX && argv[used] == NULL);
-    environment_fill(envp, COUNT_OF(envp));
+    environment_fill(group->hosts[0] != '\0', envp, COUNT_OF(envp));
     group->progress = 0;
     group->killed_for[0] = 0;
     group->useful = false;
@@ -177,6 +180,14 @@ static void backoff_over(uv_timer_t *timer)
     backoff_start(group);
 }
 
+/* Of several hosts: mpirun ended before it had started any rank, so that none could say why. */
+static bool launch_failed(const struct group *group)
+{
+    struct rank_status rank;
+    link_rank_status(group->link, 0, &rank);
+    return group->hosts[0] && !group->killed_for[0] && rank.pid == 0;
+}
+
 static void death_describe(struct group *group, int status, int signal, char *text, size_t text_bytes)
 {
     struct rank_status rank;
@@ -186,6 +197,9 @@ static void death_describe(struct group *group, int status, int signal, char *te
     if (rank.state == RANK_FAILED && rank.panic[0])
         (void)snprintf(text, text_bytes, "%s", rank.panic); // may be cut
     else if (group->killed_for[0]) (void)snprintf(text, text_bytes, "killed: %s", group->killed_for);
+    else if (launch_failed(group))
+        (void)snprintf(text, text_bytes, "mpirun started no rank (status %d): can it reach every host of %s?",
+                       status, group->hosts);
     else if (signal) (void)snprintf(text, text_bytes, "killed by signal %d (%s)", signal, strsignal(signal));
     else (void)snprintf(text, text_bytes, "exited with status %d", status);
 }
@@ -195,7 +209,8 @@ static void group_died(struct group *group, int status, int signal)
 {
     char text[LINK_PANIC_BYTES];
     death_describe(group, status, signal, text, sizeof text);
-    group->wild = group->killed_for[0] || (signal != SIGKILL && signal != SIGTERM);
+    /* Of another host nobody knows what is left: its memory may be new. */
+    group->wild = group->hosts[0] || group->killed_for[0] || (signal != SIGKILL && signal != SIGTERM);
     group_step_end(group);
     if (group->ranks) ranks_rest(group->ranks);
     if (group->state == GROUP_STOPPING) {
@@ -205,6 +220,7 @@ static void group_died(struct group *group, int status, int signal)
         return;
     }
     if (!group->ever_ready) {
+        if (launch_failed(group)) status = err_exit_status(ERR_CONFIG);
         group_move(group, GROUP_FAILED);
         group->conf.callbacks->on_failed(group->conf.owner, signal || status == 0 ? 70 : status, text);
         return;
@@ -384,6 +400,7 @@ static int ranks_make(struct group *group, struct err *err)
         .instance = group->instance,
         .group_idx = group->conf.group_idx,
         .rank_count = group->conf.local_count,
+        .is_spread = group->hosts[0] != '\0',
         .epoch = group->conf.epoch,
         .shape = group->conf.shape,
         .link = group->link,

@@ -7,6 +7,7 @@
 
 #include "common/base/log.h"
 #include "config.h"
+#include "daemon/agent.h"
 #include "daemon/conf.h"
 #include "daemon/server.h"
 
@@ -39,7 +40,7 @@ int main(int argc, char **argv)
     default: log_error("%s", err.text); return err_exit_status(action);
     }
     log_init("kvasird", (enum log_level)conf.log_level);
-    int status = server_run(&conf);
+    int status = conf.agent ? agent_run(&conf) : server_run(&conf);
     conf_done(&conf);
     return status;
 }

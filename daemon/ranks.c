@@ -76,24 +76,23 @@ static void directory_remove(const char *path)
     (void)nftw(path, remove_one, FILES_OPEN, FTW_DEPTH | FTW_PHYS); // there may be none
 }
 
-static int directory_make(const struct ranks *ranks, struct err *err)
+static int directory_make(const char *path, struct err *err)
 {
     struct stat st;
-    if (lstat(ranks->directory, &st) == 0) {
-        if (st.st_uid != geteuid() || !S_ISDIR(st.st_mode))
-            return ERR(err, -EPERM, "%s is not ours", ranks->directory);
-        directory_remove(ranks->directory);
+    if (lstat(path, &st) == 0) {
+        if (st.st_uid != geteuid() || !S_ISDIR(st.st_mode)) return ERR(err, -EPERM, "%s is not ours", path);
+        directory_remove(path);
     }
-    if (mkdir(ranks->directory, 0700) < 0) return err_sys(err, errno, "%s", ranks->directory);
-    return 0;
+    return mkdir(path, 0700) < 0 ? err_sys(err, errno, "%s", path) : 0;
 }
 
-/* Where systemd or a login gave us room that goes with us; else /tmp. out: (DIRECTORY_BYTES) */
-static void directory_name(const char *instance, uint32_t group_idx, char *out)
+/* Where systemd or a login gave us room that goes with us; else, and for a group that is spread, /tmp.
+ * out: (DIRECTORY_BYTES) */
+static void directory_name(const char *instance, uint32_t group_idx, bool is_spread, char *out)
 {
     static const char *const variables[] = {"RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "TMPDIR"};
     const char *base = "/tmp";
-    for (size_t i = COUNT_OF(variables); i-- > 0;) {
+    for (size_t i = is_spread ? 0 : COUNT_OF(variables); i-- > 0;) {
         const char *value = getenv(variables[i]);
         if (value && value[0] == '/' && strlen(value) < DIRECTORY_BYTES / 2 && access(value, W_OK) == 0)
             base = value;
@@ -105,8 +104,17 @@ void ranks_sweep(const char *instance, uint32_t group_idx)
 {
     char path[DIRECTORY_BYTES];
     struct stat st;
-    directory_name(instance, group_idx, path);
-    if (lstat(path, &st) == 0 && st.st_uid == geteuid() && S_ISDIR(st.st_mode)) directory_remove(path);
+    for (int is_spread = 0; is_spread <= 1; is_spread++) {
+        directory_name(instance, group_idx, is_spread, path);
+        if (lstat(path, &st) == 0 && st.st_uid == geteuid() && S_ISDIR(st.st_mode)) directory_remove(path);
+    }
+}
+
+int ranks_directory_make(const char *instance, uint32_t group_idx, struct err *err)
+{
+    char path[DIRECTORY_BYTES];
+    directory_name(instance, group_idx, true, path);
+    return directory_make(path, err);
 }
 
 const char *ranks_directory(const struct ranks *ranks)
@@ -132,11 +140,12 @@ static void watch_close(struct ranks *ranks, struct rank_watch *watch)
     ranks->alive_count--;
 }
 
+/* rank: of this host's, as in watches. */
 static void watch_open(struct ranks *ranks, uint32_t rank)
 {
     struct rank_status status;
     struct rank_watch *watch = &ranks->watches[rank];
-    link_rank_status(ranks->conf.link, rank, &status);
+    link_rank_status(ranks->conf.link, ranks->conf.rank_first + rank, &status);
     if (status.pid <= 0 || status.pid > INT32_MAX || status.pid == watch->pid) return;
     watch_close(ranks, watch);
     watch->pid = status.pid;
@@ -168,7 +177,8 @@ static void some_gone(uv_poll_t *poll, int poll_status, int events)
     char what[WHAT_BYTES];
     while (epoll_wait(ranks->epoll_fd, &event, 1, 0) == 1) {
         watch_close(ranks, &ranks->watches[event.data.u32]);
-        (void)snprintf(what, sizeof what, "rank %" PRIu32 " is gone", event.data.u32); // fits
+        (void)snprintf(what, sizeof what, "rank %" PRIu32 " is gone",
+                       ranks->conf.rank_first + event.data.u32); // fits
         trouble(ranks, what);
     }
     if (ranks->alive_count > 0 || !ranks->ending) return;
@@ -244,7 +254,7 @@ void ranks_step_good(struct ranks *ranks)
 
 int ranks_begin(struct ranks *ranks, struct err *err)
 {
-    int r = directory_make(ranks, err);
+    int r = ranks->conf.is_far ? 0 : directory_make(ranks->directory, err);
     if (r < 0) return r;
     exchange_init(ranks->exchange.base, &ranks->conf.shape, ranks->conf.epoch);
     ranks->ending = ranks->troubled = ranks->stepping = false;
@@ -278,7 +288,7 @@ void ranks_rest(struct ranks *ranks)
     for (uint32_t i = 0; i <= ranks->conf.rank_count; i++)
         ranks->watches[i] = (struct rank_watch){.pidfd = -1};
     uv_timer_stop(&ranks->look);
-    directory_remove(ranks->directory);
+    if (!ranks->conf.is_far) directory_remove(ranks->directory); // MPI's daemon may use it yet
 }
 
 /* ---- making and freeing ---- */
@@ -312,7 +322,7 @@ int ranks_new(const struct ranks_conf *conf, struct ranks **ret_ranks, struct er
     ranks->stuck_ns = STUCK_NS_MIN;
     for (uint32_t i = 0; i <= RANKS_MAX; i++) ranks->watches[i].pidfd = -1;
     (void)snprintf(part, sizeof part, "exchange.%" PRIu32, conf->group_idx); // fits
-    directory_name(conf->instance, conf->group_idx, ranks->directory);
+    directory_name(conf->instance, conf->group_idx, conf->is_spread, ranks->directory);
     ranks->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     int r = ranks->epoll_fd < 0 ? err_sys(err, errno, "epoll") : 0;
     if (r == 0 && (r = segment_unlink(conf->instance, part)) < 0) err_sys(err, -r, "segment %s", part);
@@ -334,7 +344,7 @@ int ranks_new(const struct ranks_conf *conf, struct ranks **ret_ranks, struct er
 
 void ranks_free(struct ranks *ranks, void (*on_freed)(void *owner))
 {
-    directory_remove(ranks->directory);
+    if (!ranks->conf.is_far) directory_remove(ranks->directory);
     ranks->on_freed = on_freed;
     uv_close((uv_handle_t *)&ranks->poll, handle_closed);
     uv_close((uv_handle_t *)&ranks->look, handle_closed);

@@ -25,7 +25,9 @@ struct ranks_conf {
     uv_loop_t *loop;
     const char *instance; // borrowed until ranks_free
     uint32_t group_idx;
-    uint32_t rank_count; // of this host; others are watched by their hosts' agents (agent.h)
+    uint32_t rank_first, rank_count; // of this host; others are watched by their hosts' agents (agent.h)
+    bool is_spread; // over several hosts: the directory is in /tmp, so that it has one name on all of them
+    bool is_far;    // of an agent: the ranks run already, and the directory stays
     uint64_t epoch;
     struct exchange_shape shape;
     struct link *link; // borrowed until ranks_free
@@ -52,6 +54,8 @@ void ranks_kill(struct ranks *ranks); // the signal alone
 void ranks_rest(struct ranks *ranks); // the life is over: nothing is watched, the directory is emptied
 
 const char *ranks_directory(const struct ranks *ranks);
+/* Of a group that is spread, empty. -EPERM where another user has it. */
+int ranks_directory_make(const char *instance, uint32_t group_idx, struct err *err);
 /* What a daemon of this instance that died left of a group's directory, where it is ours. The group's ranks are gone. */
 void ranks_sweep(const char *instance, uint32_t group_idx);
 

@@ -19,6 +19,7 @@
 #include "common/base/log.h"
 #include "daemon/api.h"
 #include "daemon/engine.h"
+#include "daemon/hosts_load.h"
 #include "daemon/http_server.h"
 #include "daemon/listen.h"
 #include "daemon/metrics.h"
@@ -41,6 +42,8 @@ struct server {
     struct model_info model;
     char *model_name, *worker_path; // owned
     char group_cpus[GROUPS_MAX][CPUS_TEXT_BYTES];
+    struct hosts hosts; // of the ranks
+    char *model_path;   // owned: absolute where ranks of other hosts open it, else as it was given
     uint32_t model_len_max;
     struct engine *engine;
     struct metrics *metrics;
@@ -320,19 +323,43 @@ static void groups_place(struct server *server, struct engine_conf *engine)
     if (engine->threads == 0) engine->threads = threads > 0 ? threads : 1;
 }
 
+static int path_make_absolute(char **path, struct err *err)
+{
+    char *absolute = realpath(*path, NULL);
+    if (!absolute) return err_sys(err, errno, "%s", *path);
+    free(*path);
+    *path = absolute;
+    return 0;
+}
+
+/* Which ranks run where, and what they start with: on other hosts from another working directory. */
+static int hosts_place(struct server *server, struct err *err)
+{
+    const struct conf *conf = server->conf;
+    int r = conf_find_worker(conf, &server->worker_path, err);
+    if (r == 0) r = hosts_load(conf, &server->hosts, err);
+    if (r < 0) return r;
+    server->model_path = strdup(conf->model);
+    if (!server->model_path) return ERR(err, -ENOMEM, "out of memory");
+    if (server->hosts.count < 2) return 0;
+    r = path_make_absolute(&server->model_path, err);
+    return r < 0 ? r : path_make_absolute(&server->worker_path, err);
+}
+
 static int engine_make(struct server *server, struct err *err)
 {
     const struct conf *conf = server->conf;
     struct engine_found found = {.is_loss = false};
-    int r = conf_find_worker(conf, &server->worker_path, err);
+    int r = hosts_place(server, err);
     if (r < 0) return r;
     struct engine_conf engine = {
         .loop = &server->loop,
         .instance = conf->instance,
         .worker_path = server->worker_path,
-        .model_path = conf->model,
+        .model_path = server->model_path,
         .group_count = conf->data_parallel_size,
         .rank_count = conf->tensor_parallel_size,
+        .hosts = server->hosts.count > 1 ? &server->hosts : NULL,
         .threads = conf->threads,
         .pin_threads = conf->cpus[0] != '\0',
         .private_weights = conf->weights == CONF_WEIGHTS_PRIVATE,
@@ -484,6 +511,7 @@ static void server_free(struct server *server)
     model_info_close(&server->model);
     free(server->model_name);
     free(server->worker_path);
+    free(server->model_path);
     int r = uv_loop_close(&server->loop);
     if (r < 0) log_warn("closing the loop: %s", uv_strerror(r));
 }

@@ -205,7 +205,7 @@ static int meet_hosts_soon(struct dist *dist, int hosts_r, int32_t status)
 int dist_barrier(struct dist *dist)
 {
     if (!dist) return 0;
-    if (dist->conf.hosts) return dist_agree(dist, 0);
+    if (dist->conf.hosts) return dist_agree(dist, 0, 0);
     return meet_here(dist, 0);
 }
 
@@ -231,18 +231,18 @@ int dist_gather_rows(struct dist *dist, const struct dist_plane *plane, uint32_t
     return meet_hosts_soon(dist, r, 0);
 }
 
-int dist_agree(struct dist *dist, int status)
+int dist_agree(struct dist *dist, int status, uint32_t note_bytes)
 {
     if (!dist) return status;
     int r = meet_here(dist, status);
     if (r < 0) return r;
     const struct dist_hosts *hosts = dist->conf.hosts;
+    CHECK(note_bytes <= dist->conf.shape.note_bytes);
     int32_t least = least_status(dist);
     if (!hosts) return least;
     uint64_t bytes;
     if (dist->local == 0)
-        r = hosts->agree(hosts->arg, &least, dist_area(dist, EXCHANGE_NOTES, &bytes),
-                         dist->conf.shape.note_bytes);
+        r = hosts->agree(hosts->arg, &least, dist_area(dist, EXCHANGE_NOTES, &bytes), note_bytes);
     return meet_hosts_soon(dist, r, least);
 }
 

@@ -87,9 +87,9 @@ int dist_gather(struct dist *dist, const struct dist_plane *planes, uint32_t pla
 /* Each has written the rows that it owns. owners: (row_count) ranks. */
 int dist_gather_rows(struct dist *dist, const struct dist_plane *plane, uint32_t row_count,
                      const uint16_t *owners);
-/* A barrier to which each brings a status, 0 or negative. -> the least of them: the same for all. With it the ranks'
- * notes come to rank 0. */
-int dist_agree(struct dist *dist, int status);
+/* A barrier to which each brings a status, 0 or negative. -> the least of them: the same for all. With it the first
+ * note_bytes of the ranks' notes come to rank 0; all bring the same number. */
+int dist_agree(struct dist *dist, int status, uint32_t note_bytes);
 /* Memory of a rank's note, note_bytes of the shape: written by it, read by rank 0 after dist_agree, and free to be
  * written again after the next barrier. dist: not NULL. */
 void *dist_note(struct dist *dist, uint32_t rank);

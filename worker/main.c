@@ -36,6 +36,7 @@
 #include "common/shm/pool.h"
 #include "common/shm/segment.h"
 #include "worker/dist.h"
+#include "worker/host.h"
 #include "worker/model.h"
 #include "worker/mpi.h"
 #include "worker/pages.h"
@@ -56,11 +57,13 @@ struct worker_conf {
     uint32_t threads; // of all ranks, until they are shared out
     bool pin, private_weights, launch;
     const char *session_dir; // of MPI
+    const char *hosts;       // "": one
     int64_t daemon_pid, parent_pid;
 };
 
 struct worker {
     struct worker_conf conf;
+    struct host host;
     struct link *link;
     struct pages *pages;
     struct gguf_file file; // closed again once the model is packed
@@ -72,13 +75,15 @@ struct worker {
     struct step *step;
     void *plan; // owned, plan_bytes_max: the private copy
     size_t plan_bytes;
+    uint64_t producer;     // of all ranks' bits
     uint64_t spin_ns;      // for the next plan
     uint64_t dist_spin_ns; // for the other ranks
 };
 
 static const char usage[] =
     "usage: kvasir-worker --instance NAME --group N --ranks N --model PATH --threads N [--cpus LIST]\n"
-    "                     [--pin] [--private-weights] [--launch --session-dir PATH] [--parent-pid PID]\n"
+    "                     [--pin] [--private-weights] [--launch --session-dir PATH] [--hosts LIST]\n"
+    "                     [--parent-pid PID]\n"
     "                     --daemon-pid PID\n"
     "Started by kvasird; not meant to be started by hand.\n";
 
@@ -106,6 +111,7 @@ static int parse_args(int argc, char **argv, struct worker_conf *conf, struct er
         NEEDED_COUNT,
         SESSION_DIR = NEEDED_COUNT,
         PARENT_PID,
+        HOSTS,
         CPUS,
         PIN,
         PRIVATE_WEIGHTS,
@@ -123,6 +129,7 @@ static int parse_args(int argc, char **argv, struct worker_conf *conf, struct er
         [PRIVATE_WEIGHTS] = {"private-weights", no_argument, NULL, 0},
         [DAEMON_PID] = {"daemon-pid", required_argument, NULL, 0},
         [SESSION_DIR] = {"session-dir", required_argument, NULL, 0},
+        [HOSTS] = {"hosts", required_argument, NULL, 0},
         [PARENT_PID] = {"parent-pid", required_argument, NULL, 0},
         [LAUNCH] = {"launch", no_argument, NULL, 0},
         [OPTION_COUNT] = {NULL, 0, NULL, 0},
@@ -142,6 +149,7 @@ static int parse_args(int argc, char **argv, struct worker_conf *conf, struct er
         else if (at == MODEL) conf->model_path = optarg;
         else if (at == SESSION_DIR) conf->session_dir = optarg;
         else if (at == CPUS) conf->cpus = optarg;
+        else if (at == HOSTS) conf->hosts = optarg;
         else if (options[at].has_arg)
             r = parse_number(options[at].name, optarg, maxima[at], &numbers[at], err);
         if (r < 0) return r;
@@ -154,6 +162,7 @@ static int parse_args(int argc, char **argv, struct worker_conf *conf, struct er
     if (numbers[RANKS] == 0) return ERR(err, ERR_USAGE, "--ranks: at least 1");
     if (given[LAUNCH] && !given[SESSION_DIR]) return ERR(err, ERR_USAGE, "--session-dir is missing");
     conf->rank_count = (uint32_t)numbers[RANKS];
+    conf->rank = conf->rank_count == 1 ? 0 : RANKS_MAX; // of several: unknown yet
     conf->launch = given[LAUNCH];
     conf->threads = (uint32_t)numbers[THREADS];
     conf->pin = given[PIN];
@@ -168,6 +177,7 @@ static int parse_args(int argc, char **argv, struct worker_conf *conf, struct er
 static int parent_guard(const struct worker_conf *conf, struct err *err)
 {
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0) return err_sys(err, errno, "prctl");
+    if (!conf->launch && conf->hosts[0]) return 0; // on another host MPI's daemon is: host_place knows
     if (getppid() != conf->parent_pid)
         return ERR(err, ERR_PEER_DEAD, "our parent is not process %" PRId64, conf->parent_pid);
     return 0;
@@ -202,7 +212,8 @@ static void signals_ignore(const struct worker_conf *conf)
 static int life_verify(struct worker *worker, struct err *err)
 {
     const struct pool_header *header = pages_header(worker->pages);
-    if (header->epoch == link_epoch(worker->link) && header->daemon_pid == worker->conf.daemon_pid) return 0;
+    bool is_ours = worker->host.is_far || header->daemon_pid == worker->conf.daemon_pid;
+    if (header->epoch == link_epoch(worker->link) && is_ours) return 0;
     link_close(worker->link);
     worker->link = NULL; // what we have to say goes to stderr
     return ERR(err, ERR_PEER_DEAD, "pool and link are not of the life of process %" PRId64,
@@ -266,16 +277,22 @@ static int store_make(struct worker *worker, const struct kern_ops *ops, struct 
     return store_open(&conf, &worker->store, err);
 }
 
+/* All ranks are of one build, and on one host have one model. Before anything of another rank is believed. */
+static int kind_agree(uint64_t model, struct err *err)
+{
+    const uint64_t kind[] = {charter_build(), model};
+    return mpi_agree(hash64(kind, sizeof kind), err);
+}
+
 /* Where the ranks compute together: nothing for one rank. The model's facts are known. */
 static int dist_attach(struct worker *worker, struct err *err)
 {
     const struct worker_conf *conf = &worker->conf;
     if (conf->rank_count == 1) return 0;
-    const uint64_t kind[] = {pool_layout_sum(), gguf_digest(worker->file.gguf).low,
-                             sizeof(struct exchange_cell), hash64(PACKAGE_VERSION, sizeof PACKAGE_VERSION)};
-    int r = mpi_agree(hash64(kind, sizeof kind), err);
+    int r = host_is_spread(&worker->host) ? 0 : kind_agree(gguf_digest(worker->file.gguf).low, err);
     if (r < 0) return r;
     const struct party_conf party = {
+        .host = &worker->host,
         .instance = conf->instance,
         .group = conf->group,
         .rank = conf->rank,
@@ -290,14 +307,18 @@ static int dist_attach(struct worker *worker, struct err *err)
     return r;
 }
 
+static int model_read(struct worker *worker, struct err *err)
+{
+    int r = gguf_file_open(worker->conf.model_path, &worker->file, err);
+    return r == 0 ? model_facts_read(worker->file.gguf, &worker->facts, err) : r;
+}
+
 static int model_load(struct worker *worker, struct err *err)
 {
     const struct pool_geometry *geometry = &pages_header(worker->pages)->geometry;
     const struct plan_limits *limits = link_limits(worker->link);
     uint32_t head_first, head_count;
-    int r = gguf_file_open(worker->conf.model_path, &worker->file, err);
-    if (r == 0) r = model_facts_read(worker->file.gguf, &worker->facts, err);
-    if (r == 0) r = geometry_verify(worker, err);
+    int r = geometry_verify(worker, err);
     if (r == 0) r = dist_attach(worker, err);
     if (r < 0) return r;
     pool_rank_heads(geometry->head_count_kv, geometry->rank_count, worker->conf.rank, &head_first,
@@ -339,10 +360,14 @@ static int model_load(struct worker *worker, struct err *err)
 static int rank_join(struct worker *worker, struct err *err)
 {
     struct worker_conf *conf = &worker->conf;
-    uint32_t all = conf->threads, count = conf->rank_count;
-    int r = mpi_join(count, &conf->rank, err);
+    int r = mpi_join(conf->rank_count, &conf->rank, err);
+    if (r == 0 && conf->hosts[0]) r = kind_agree(0, err);
+    if (r == 0)
+        r = host_place(conf->hosts, conf->rank, conf->rank_count, conf->parent_pid, &worker->host, err);
     if (r < 0) return r;
-    uint32_t first = all * conf->rank / count, next = all * (conf->rank + 1) / count; // both small
+    const uint32_t all = conf->threads, count = worker->host.rank_count,
+                   local = conf->rank - worker->host.rank_first;
+    uint32_t first = all * local / count, next = all * (local + 1) / count; // both small
     conf->threads = next > first ? next - first : 1;
     worker->dist_spin_ns = dist_spin_ns(1, all > count ? all : count);
     struct cpus cpus;
@@ -350,24 +375,45 @@ static int rank_join(struct worker *worker, struct err *err)
     if (!conf->pin || cpus.count < count) return 0;
     cpu_set_t set;
     CPU_ZERO(&set);
-    for (uint32_t i = cpus.count * conf->rank / count; i < cpus.count * (conf->rank + 1) / count; i++)
+    for (uint32_t i = cpus.count * local / count; i < cpus.count * (local + 1) / count; i++)
         CPU_SET(cpus.ids[i], &set);
     return sched_setaffinity(0, sizeof set, &set) < 0 ? err_sys(err, errno, "sched_setaffinity") : 0;
 }
 
-static int worker_open(struct worker *worker, struct err *err)
+/* What the daemon, or the agent of a further host, made for this life. */
+static int home_attach(struct worker *worker, struct err *err)
 {
-    int r = parent_guard(&worker->conf, err);
-    if (r == 0 && worker->conf.rank_count > 1) r = rank_join(worker, err);
+    const struct worker_conf *conf = &worker->conf;
+    const struct charter *charter = &worker->host.charter;
+    int r = link_attach(conf->instance, conf->group, conf->rank, &worker->link, err);
     if (r < 0) return r;
-    r = link_attach(worker->conf.instance, worker->conf.group, worker->conf.rank, &worker->link, err);
-    if (r < 0) return r;
-    r = pages_open(worker->conf.instance, worker->conf.rank, &worker->pages, err);
+    if (worker->host.is_far)
+        r = pages_open_far(conf->instance, conf->rank, &charter->geometry, charter->epoch, &worker->pages,
+                           err);
+    else r = pages_open(conf->instance, conf->rank, &worker->pages, err);
     if (r == 0) r = life_verify(worker, err);
-    if (r < 0) return r;
-    loading(worker, 0); // the first word of ours in the link
-    r = model_load(worker, err);
-    if (r < 0) return r;
+    if (r == 0) loading(worker, 0); // the first word of ours in the link
+    return r;
+}
+
+/* With several hosts: what rank 0 found at home goes to all, and by leaders to the agents, before others attach. */
+static int hosts_meet(struct worker *worker, int r, struct err *err)
+{
+    struct charter charter = {.build = charter_build(), .group = worker->conf.group};
+    (void)snprintf(charter.instance, sizeof charter.instance, "%s", worker->conf.instance); // verified: fits
+    if (r == 0 && worker->conf.rank == 0) {
+        charter.epoch = link_epoch(worker->link);
+        charter.geometry = pages_header(worker->pages)->geometry;
+        charter.limits = *link_limits(worker->link);
+    }
+    worker->host.dims.embedding_dims = worker->facts.embedding_dims;
+    worker->host.dims.attention_dims = worker->facts.head_count * worker->facts.head_dims;
+    worker->host.dims.feed_forward_dims = worker->facts.feed_forward_dims;
+    return host_charter(&worker->host, r, &charter, err);
+}
+
+static int step_make(struct worker *worker, struct err *err)
+{
     struct step_conf conf = {
         .limits = link_limits(worker->link),
         .epoch = link_epoch(worker->link),
@@ -378,12 +424,30 @@ static int worker_open(struct worker *worker, struct err *err)
         .pages = worker->pages,
         .dist = worker->dist,
     };
-    r = step_new(&conf, &worker->step, err);
+    int r = step_new(&conf, &worker->step, err);
     if (r < 0) return r;
     worker->plan_bytes = plan_bytes_max(conf.limits);
     worker->plan = malloc(worker->plan_bytes);
     if (!worker->plan) return ERR(err, -ENOMEM, "no memory for a plan of %zu bytes", worker->plan_bytes);
     return 0;
+}
+
+static int worker_open(struct worker *worker, struct err *err)
+{
+    const bool is_spread = worker->conf.hosts[0] != '\0';
+    worker->host = (struct host){.rank_count = 1, .agent_fd = -1};
+    int r = parent_guard(&worker->conf, err);
+    if (r == 0 && worker->conf.rank_count > 1) r = rank_join(worker, err);
+    if (r < 0) return r;
+    r = model_read(worker, err);
+    if (r == 0 && !worker->host.is_far) r = home_attach(worker, err);
+    if (is_spread) r = hosts_meet(worker, r, err);
+    if (r == 0 && worker->host.is_far) r = home_attach(worker, err);
+    if (r < 0 && (!is_spread || worker->host.is_told)) return r;
+    if (r == 0) r = model_load(worker, err);
+    if (r == 0) r = step_make(worker, err);
+    worker->producer = r == 0 ? model_producer(worker->model) : 0;
+    return is_spread ? host_meet(&worker->host, r, worker->producer, &worker->producer, err) : r;
 }
 
 static void worker_close(struct worker *worker)
@@ -456,7 +520,7 @@ static void ready_note(struct worker *worker)
                    "; %" PRIu64 " MiB private, %" PRIu64 " MiB shared resident",
                    status_mib(status, "RssAnon:"), status_mib(status, "RssShmem:")); // may be cut
     link_rank_weights(worker->link, store_key(worker->store));
-    link_rank_producer(worker->link, model_producer(worker->model));
+    link_rank_producer(worker->link, worker->producer);
     link_rank_note(worker->link, text);
 }
 
@@ -481,6 +545,8 @@ static int serve(struct worker *worker, struct err *err)
 {
     const struct pool_header *header = pages_header(worker->pages);
     ready_note(worker);
+    for (uint32_t i = worker->host.rank_count; worker->conf.rank == 0 && i < worker->conf.rank_count; i++)
+        link_rank_relay(worker->link, i); // those of other hosts
     link_rank_set(worker->link, RANK_READY, 1000);
     if (worker->conf.rank > 0) return follow(worker, err);
     for (;;) {
@@ -509,7 +575,7 @@ static int launch(struct worker *worker, char **argv)
         if (strcmp(argv[i], "--launch") != 0) argv[kept++] = argv[i];
     argv[kept] = NULL;
     if (r == 0) r = party_verify(&err);
-    if (r == 0) r = mpi_launch(conf->rank_count, conf->session_dir, argv, &err);
+    if (r == 0) r = mpi_launch(conf->rank_count, conf->hosts, conf->session_dir, argv, &err);
     if (link_attach(conf->instance, conf->group, 0, &worker->link, NULL) == 0)
         link_rank_panic(worker->link, err.text);
     else log_error("%s", err.text);
@@ -517,10 +583,20 @@ static int launch(struct worker *worker, char **argv)
     return r;
 }
 
+/* To the daemon through the link, or the agent through its own; of what all ranks know rank 0 speaks. */
+static void failure_tell(struct worker *worker, int r, const struct err *err)
+{
+    const struct worker_conf *conf = &worker->conf;
+    if (r < 0 && !worker->link && conf->rank == 0)
+        (void)link_attach(conf->instance, conf->group, 0, &worker->link, NULL); // else there is the log
+    if (r < 0 && worker->link) link_rank_panic(worker->link, err->text);
+    else if (r < 0 && !worker->host.is_told) log_error("%s", err->text);
+}
+
 int main(int argc, char **argv)
 {
     log_init("kvasir-worker", LOG_LEVEL_INFO);
-    struct worker worker = {.link = NULL};
+    struct worker worker = {.conf = {.hosts = ""}};
     struct err err = {0};
     opterr = 0;
     int r = parse_args(argc, argv, &worker.conf, &err);
@@ -535,9 +611,8 @@ int main(int argc, char **argv)
     if (r == 0 && worker.conf.launch) return err_exit_status(launch(&worker, argv));
     if (r == 0) r = worker_open(&worker, &err);
     if (r == 0) r = serve(&worker, &err);
-    if (r < 0 && worker.link) link_rank_panic(worker.link, err.text);
-    else if (r < 0) log_error("%s", err.text);
+    failure_tell(&worker, r, &err);
     worker_close(&worker);
-    if (r == 0) mpi_leave();
+    if (r == 0 || worker.host.is_told) mpi_leave(); // all ranks do
     return err_exit_status(r);
 }

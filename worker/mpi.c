@@ -3,7 +3,9 @@
  * kernel to die with it. What it is told:
  *
  *   --bind-to none, --oversubscribe  CPUs are shared out by the ranks themselves; how many ranks there are is the user's
- *   plm isolated, oob tcp on lo      no other host is asked for anything
+ *   plm isolated, oob tcp on lo      of one host: no other is asked for anything
+ *   -H with counts, --map-by slot    of several: ranks follow each other by host. How they are reached is Open MPI's to choose
+ *                                    (ssh, Slurm), and its user's: OMPI_MCA_plm_rsh_agent, btl_tcp_if_include, ...
  *   btl vader,self; pml ob1; coll basic  the least that two ranks need to exchange a few bytes: half the start's time
  *   orte_tmpdir_base, vader's backing directory  every file that it makes lies in the session directory */
 #include "worker/mpi.h"
@@ -15,12 +17,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/base/check.h"
 #include "common/base/limits.h"
 
-enum { ARGV_COUNT_MAX = 96, NUMBER_BYTES = 24, MESSAGE_TAG = 1 };
+enum { ARGV_COUNT_MAX = 160, NUMBER_BYTES = 24, MESSAGE_TAG = 1, NAP_NS = 1000000 };
+
+/* A host that is silent for the sum of these is lost: mpirun ends the group then, and on that host Open MPI's daemon the
+ * ranks. A connection of theirs is idle nearly always, so that this is the kernels' to find out. */
+#define KEEPALIVE_S "3"
+#define KEEPALIVE_EACH_S "1"
+#define KEEPALIVE_COUNT "4"
+/* For a host to take up the launch, its name looked up, ssh and all. */
+#define STARTUP_S "60"
 
 static bool joined;
 
@@ -47,58 +58,78 @@ static int consent_verify(struct err *err)
                "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; better use another user");
 }
 
-int mpi_launch(uint32_t rank_count, const char *session_dir, char **argv, struct err *err)
+/* What of our environment the ranks of other hosts get as well; OMPI_MCA_* travel by themselves. */
+static const char *const exported[] = {"KVASIR_KERNELS", "KVASIR_DIST", "LD_LIBRARY_PATH", "ASAN_OPTIONS",
+                                       "UBSAN_OPTIONS"};
+
+struct command {
+    const char *argv[ARGV_COUNT_MAX];
+    size_t used;
+};
+
+static void add(struct command *command, const char *word)
+{
+    if (command->used < ARGV_COUNT_MAX)
+        command->argv[command->used++] = word; // mpi_launch looks whether it is full
+}
+
+static void add_mca(struct command *command, const char *name, const char *value)
+{
+    add(command, "--mca");
+    add(command, name);
+    add(command, value);
+}
+
+static void add_places(struct command *command, const char *hosts)
+{
+    if (!hosts[0]) {
+        add_mca(command, "plm", "isolated");
+        add_mca(command, "oob_tcp_if_include", "lo");
+        add_mca(command, "btl", "vader,self");
+        return;
+    }
+    add(command, "-H");
+    add(command, hosts);
+    add(command, "--map-by");
+    add(command, "slot");
+    add(command, "--wdir"); // one that is on every host
+    add(command, "/");
+    for (size_t i = 0; i < COUNT_OF(exported); i++) {
+        if (!getenv(exported[i])) continue;
+        add(command, "-x");
+        add(command, exported[i]);
+    }
+    add_mca(command, "btl", "tcp,vader,self");
+    add_mca(command, "oob_tcp_keepalive_time", KEEPALIVE_S);
+    add_mca(command, "oob_tcp_keepalive_intvl", KEEPALIVE_EACH_S);
+    add_mca(command, "oob_tcp_keepalive_probes", KEEPALIVE_COUNT);
+    add_mca(command, "orte_startup_timeout", STARTUP_S);
+}
+
+int mpi_launch(uint32_t rank_count, const char *hosts, const char *session_dir, char **argv, struct err *err)
 {
     char ranks[NUMBER_BYTES], pid[NUMBER_BYTES];
-    (void)snprintf(ranks, sizeof ranks, "%" PRIu32, rank_count); // both fit
-    (void)snprintf(pid, sizeof pid, "%ld", (long)getpid());
-    const char *const front[] = {MPIRUN,
-                                 "--quiet",
-                                 "-n",
-                                 ranks,
-                                 "--oversubscribe",
-                                 "--bind-to",
-                                 "none",
-                                 "--mca",
-                                 "plm",
-                                 "isolated",
-                                 "--mca",
-                                 "oob_tcp_if_include",
-                                 "lo",
-                                 "--mca",
-                                 "btl",
-                                 "vader,self",
-                                 "--mca",
-                                 "btl_vader_single_copy_mechanism",
-                                 "none",
-                                 "--mca",
-                                 "btl_vader_backing_directory",
-                                 session_dir,
-                                 "--mca",
-                                 "orte_tmpdir_base",
-                                 session_dir,
-                                 "--mca",
-                                 "pml",
-                                 "ob1",
-                                 "--mca",
-                                 "osc",
-                                 "^ucx",
-                                 "--mca",
-                                 "coll",
-                                 "basic,libnbc,self"};
-    const char *all[ARGV_COUNT_MAX];
-    size_t used = 0;
+    struct command command = {.used = 0};
     int r = consent_verify(err);
     if (r < 0) return r;
-    for (size_t i = 0; i < COUNT_OF(front); i++) all[used++] = front[i];
-    for (size_t i = 0; argv[i]; i++) {
-        if (used + 3 >= ARGV_COUNT_MAX) return ERR(err, ERR_USAGE, "too many arguments");
-        all[used++] = argv[i];
-    }
-    all[used++] = "--parent-pid";
-    all[used++] = pid;
-    all[used] = NULL;
-    (void)execv(MPIRUN, (char *const *)(uintptr_t)all); // writes none of them; returns with an error only
+    (void)snprintf(ranks, sizeof ranks, "%" PRIu32, rank_count); // both fit
+    (void)snprintf(pid, sizeof pid, "%ld", (long)getpid());
+    const char *const front[] = {MPIRUN, "--quiet", "-n", ranks, "--oversubscribe", "--bind-to", "none"};
+    for (size_t i = 0; i < COUNT_OF(front); i++) add(&command, front[i]);
+    add_places(&command, hosts);
+    add_mca(&command, "btl_vader_single_copy_mechanism", "none");
+    add_mca(&command, "btl_vader_backing_directory", session_dir);
+    add_mca(&command, "orte_tmpdir_base", session_dir);
+    add_mca(&command, "pml", "ob1");
+    add_mca(&command, "osc", "^ucx");
+    add_mca(&command, "coll", "basic,libnbc,self");
+    for (size_t i = 0; argv[i]; i++) add(&command, argv[i]);
+    add(&command, "--parent-pid");
+    add(&command, pid);
+    if (command.used == ARGV_COUNT_MAX) return ERR(err, ERR_USAGE, "too many arguments");
+    command.argv[command.used] = NULL;
+    (void)execv(MPIRUN,
+                (char *const *)(uintptr_t)command.argv); // writes none of them; returns with an error only
     return ERR(err, ERR_CONFIG, "cannot start %s: %s (Debian: openmpi-bin)", MPIRUN, strerror(errno));
 }
 
@@ -126,6 +157,34 @@ int mpi_agree(uint64_t kind, struct err *err)
         if (kinds[i] != kind)
             return ERR(err, ERR_VERSION, "rank %d is of another build, or has another model file", i);
     return 0;
+}
+
+/* MPI's own waits spin; what we wait for here is another rank's loading of the model. */
+static int nap_until(MPI_Request *request, int r, struct err *err)
+{
+    int done = 0;
+    while (r == MPI_SUCCESS && !done) {
+        r = MPI_Test(request, &done, MPI_STATUS_IGNORE);
+        if (r == MPI_SUCCESS && !done)
+            (void)nanosleep(&(struct timespec){.tv_nsec = NAP_NS}, NULL); // shorter is fine
+    }
+    return r == MPI_SUCCESS ? 0 : ERR(err, -EIO, "MPI has lost a rank");
+}
+
+int mpi_gather(const void *own, size_t bytes, void *all, struct err *err)
+{
+    MPI_Request request;
+    CHECK(bytes <= INT32_MAX);
+    int r = MPI_Iallgather(own, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, MPI_COMM_WORLD, &request);
+    return nap_until(&request, r, err);
+}
+
+int mpi_hand(void *inout, size_t bytes, struct err *err)
+{
+    MPI_Request request;
+    CHECK(bytes <= INT32_MAX);
+    int r = MPI_Ibcast(inout, (int)bytes, MPI_BYTE, 0, MPI_COMM_WORLD, &request);
+    return nap_until(&request, r, err);
 }
 
 static int post(void *arg, const struct dist_message *sends, uint32_t send_count,

@@ -18,7 +18,7 @@
 struct pages {
     struct segment meta, payload;  // owned
     struct pool_header header;     // verified copy
-    const struct page_desc *descs; // in meta, (page_count); the daemon writes it
+    const struct page_desc *descs; // in meta, (page_count); the daemon writes it. NULL: not on this host
     const uint64_t *sums;          // in meta, (page_count, rank_count); likewise
     uint32_t rank;
     /* (page_count); how the plan in hand uses a page: mark_base + MARK_READ, + MARK_WRITTEN, or older. */
@@ -28,41 +28,71 @@ struct pages {
 
 enum { MARK_READ = 0, MARK_WRITTEN = 1, MARKS_A_PLAN = 2 };
 
-int pages_open(const char *instance, uint32_t rank, struct pages **ret_pages, struct err *err)
+/* The lock before the header: a daemon that adopts the pool has written its own name there by the time that it lets us
+ * in, and we find that we are nobody's. */
+static int payload_open(const char *instance, uint32_t rank, struct pages **ret_pages, struct err *err)
 {
     char part[32];
     (void)snprintf(part, sizeof part, "kv.%" PRIu32, rank); // fits
     struct pages *pages = calloc(1, sizeof *pages);
     if (!pages) return ERR(err, -ENOMEM, "no memory for a view of the pool");
-    /* The lock before the header: a daemon that adopts the pool has written its own name there by the time that it
-     * lets us in, and we find that we are nobody's. */
+    pages->rank = rank;
     int r = segment_open_shared(instance, part, &pages->payload, err);
-    if (r == 0) r = segment_open_read(instance, "meta", &pages->meta, err);
-    if (r == 0) r = pool_header_copy(pages->meta.base, pages->meta.bytes, &pages->header, err);
-    if (r < 0) goto fail;
+    if (r < 0) pages_close(pages);
+    else *ret_pages = pages;
+    return r;
+}
+
+/* Whether the payload is that of the header, which is verified. */
+static int payload_verify(const struct pages *pages, struct err *err)
+{
     const struct pool_geometry *geometry = &pages->header.geometry;
+    const uint32_t rank = pages->rank;
     uint64_t page_bytes = rank < geometry->rank_count ? pool_rank_page_bytes(geometry, rank) : 0;
     uint64_t wanted = page_bytes * geometry->page_count; // verified: below 2^63
-    if (page_bytes == 0 || pages->payload.bytes != wanted) {
-        r = ERR(err, ERR_FORMAT, "%s: %zu bytes, rank %" PRIu32 " of %" PRIu32 " needs %" PRIu64,
-                pages->payload.name, pages->payload.bytes, rank, geometry->rank_count, wanted);
-        goto fail;
-    }
+    if (page_bytes == 0 || pages->payload.bytes != wanted)
+        return ERR(err, ERR_FORMAT, "%s: %zu bytes, rank %" PRIu32 " of %" PRIu32 " needs %" PRIu64,
+                   pages->payload.name, pages->payload.bytes, rank, geometry->rank_count, wanted);
+    // Fewer TLB misses where the system grants huge pages to shared memory; a wish, so no result.
+    (void)madvise(pages->payload.base, pages->payload.bytes, MADV_HUGEPAGE);
+    return 0;
+}
+
+int pages_open(const char *instance, uint32_t rank, struct pages **ret_pages, struct err *err)
+{
+    struct pages *pages;
+    int r = payload_open(instance, rank, &pages, err);
+    if (r < 0) return r;
+    r = segment_open_read(instance, "meta", &pages->meta, err);
+    if (r == 0) r = pool_header_copy(pages->meta.base, pages->meta.bytes, &pages->header, err);
+    if (r == 0) r = payload_verify(pages, err);
+    if (r < 0) goto fail;
+    const struct pool_geometry *geometry = &pages->header.geometry;
     pages->descs = (const struct page_desc *)((const uint8_t *)pages->meta.base + pages->header.desc_offset);
     pages->sums = (const uint64_t *)((const uint8_t *)pages->meta.base + pages->header.sum_offset);
-    pages->rank = rank;
     pages->marks = calloc(geometry->page_count, sizeof *pages->marks);
     pages->mark_base = MARKS_A_PLAN; // 0 in marks: never used
     if (!pages->marks) {
         r = ERR(err, -ENOMEM, "no memory for %" PRIu32 " page marks", geometry->page_count);
         goto fail;
     }
-    // Fewer TLB misses where the system grants huge pages to shared memory; a wish, so no result.
-    (void)madvise(pages->payload.base, pages->payload.bytes, MADV_HUGEPAGE);
     *ret_pages = pages;
     return 0;
 fail:
     pages_close(pages);
+    return r;
+}
+
+int pages_open_far(const char *instance, uint32_t rank, const struct pool_geometry *geometry, uint64_t epoch,
+                   struct pages **ret_pages, struct err *err)
+{
+    struct pages *pages;
+    int r = payload_open(instance, rank, &pages, err);
+    if (r < 0) return r;
+    pages->header = (struct pool_header){.epoch = epoch, .geometry = *geometry};
+    r = payload_verify(pages, err);
+    if (r < 0) pages_close(pages);
+    else *ret_pages = pages;
     return r;
 }
 
@@ -90,10 +120,12 @@ uint64_t pages_bytes(const struct pages *pages)
     return pool_rank_page_bytes(&pages->header.geometry, pages->rank);
 }
 
-uint64_t pages_sum(const struct pages *pages, uint32_t page_idx)
+uint64_t pages_sum(const struct pages *pages, uint32_t page_idx, uint32_t rank)
 {
+    CHECK(pages->sums);
+    CHECK(rank < pages->header.geometry.rank_count);
     CHECK(page_idx < pages->header.geometry.page_count); // plan_verify
-    return pages->sums[(size_t)page_idx * pages->header.geometry.rank_count + pages->rank];
+    return pages->sums[(size_t)page_idx * pages->header.geometry.rank_count + rank];
 }
 
 static int page_refuse(const struct plan_page *page, uint32_t state, uint32_t generation, const char *use,
@@ -140,6 +172,7 @@ static int sealed_check(const struct pages *pages, uint32_t page_idx, uint32_t w
 int pages_check(struct pages *pages, const struct plan_view *plan, struct err *err)
 {
     const struct pool_geometry *geometry = &pages->header.geometry;
+    if (!pages->descs) return 0;
     if (pages->mark_base > UINT32_MAX - 2 * MARKS_A_PLAN) { // once in two thousand million steps
         memset(pages->marks, 0, geometry->page_count * sizeof *pages->marks);
         pages->mark_base = 0;

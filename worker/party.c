@@ -61,32 +61,36 @@ static int alone_make(struct party *party, const struct party_conf *conf, struct
     return 0;
 }
 
+/* We speak for a host. */
+static int lead(struct party *party, const struct party_conf *conf, uint32_t host_count,
+                const uint32_t *host_first, struct err *err)
+{
+    struct dist_hosts_conf hosts = {
+        .rank = conf->rank,
+        .rank_count = conf->rank_count,
+        .host_count = host_count,
+        .host_first = host_first,
+        .shape = party->shape,
+        .spin_ns_max = conf->spin_ns_max,
+    };
+    int r = mpi_messages(&hosts.messages, err);
+    return r < 0 ? r : dist_hosts_open(&hosts, &party->hosts, err);
+}
+
 /* Every rank leads a host of one. */
 static int split(struct party *party, const struct party_conf *conf, struct dist_conf *dist, struct err *err)
 {
     uint32_t host_first[RANKS_MAX + 1];
-    struct dist_messages messages;
     for (uint32_t rank = 0; rank <= conf->rank_count; rank++) host_first[rank] = rank;
     party->shape = shape_of(conf, 1);
     int r = alone_make(party, conf, err);
-    if (r == 0) r = mpi_messages(&messages, err);
-    if (r < 0) return r;
-    const struct dist_hosts_conf hosts = {
-        .rank = conf->rank,
-        .rank_count = conf->rank_count,
-        .host_count = conf->rank_count,
-        .host_first = host_first,
-        .shape = party->shape,
-        .spin_ns_max = conf->spin_ns_max,
-        .messages = messages,
-    };
-    r = dist_hosts_open(&hosts, &party->hosts, err);
+    if (r == 0) r = lead(party, conf, conf->rank_count, host_first, err);
     if (r < 0) return r;
     dist->local_first = conf->rank;
     dist->segment = party->alone;
     dist->hosts = &party->hosts;
     // The daemon watches its own segment: a step that gets on must be seen there.
-    dist->progress = &exchange_cells(party->exchange.base)[conf->rank].arrived;
+    dist->progress = &exchange_cells(party->exchange.base)[conf->rank - conf->host->rank_first].arrived;
     return 0;
 }
 
@@ -97,8 +101,13 @@ int party_join(const struct party_conf *conf, struct party **ret_party, struct e
     struct party *party = calloc(1, sizeof *party);
     if (!party) return err_sys(err, ENOMEM, "ranks");
     struct dist_conf dist = {
-        .rank = conf->rank, .rank_count = conf->rank_count, .spin_ns_max = conf->spin_ns_max};
-    party->shape = shape_of(conf, conf->rank_count);
+        .rank = conf->rank,
+        .rank_count = conf->rank_count,
+        .local_first = conf->host->rank_first,
+        .hosts = host_is_spread(conf->host) ? &party->hosts : NULL, // of a rank that leads none, never called
+        .spin_ns_max = conf->spin_ns_max,
+    };
+    party->shape = shape_of(conf, conf->host->rank_count);
     (void)snprintf(part, sizeof part, "exchange.%" PRIu32, conf->group); // fits
     int r = party_verify(err);
     if (r == 0) r = segment_open_write(conf->instance, part, &party->exchange, err);
@@ -106,6 +115,8 @@ int party_join(const struct party_conf *conf, struct party **ret_party, struct e
         r = exchange_verify(party->exchange.base, party->exchange.bytes, &party->shape, conf->epoch, err);
     dist.segment = party->exchange.base;
     if (r == 0 && is_split) r = split(party, conf, &dist, err);
+    else if (r == 0 && host_is_spread(conf->host) && conf->rank == conf->host->rank_first)
+        r = lead(party, conf, conf->host->hosts.count, conf->host->hosts.rank_first, err);
     dist.shape = party->shape;
     if (r == 0) r = dist_open(&dist, &party->dist, err);
     if (r < 0) {

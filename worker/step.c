@@ -10,8 +10,9 @@
  *   4 checksums of the pages that are full now, on all threads
  *   5 write the completion
  *
- * Each rank of a group does 1 to 4 for its own pages; rank 0 alone does the jobs, and 5 for all. Checksums and the flags
- * of bad pages come to it in the ranks' notes (worker/dist.h). */
+ * Each rank of a group does 1 to 4 for its own pages; rank 0 alone does the jobs, and 5 for all. Checksums come to it in
+ * the ranks' notes (worker/dist.h): those of checked pages too, so that it judges them for all, and only its host needs
+ * to know what was sealed. */
 #include "worker/step.h"
 
 #include <errno.h>
@@ -38,12 +39,6 @@ struct job {
     struct sample_output output;
 };
 
-/* What a rank leaves for rank 0. */
-struct note {
-    uint64_t *checksums; // (seals_max), of the pages that are full after this step
-    bool *check_is_bad;  // (plan_checks_max), one a check of the plan in hand
-};
-
 struct step {
     struct plan_limits limits;
     uint64_t epoch;
@@ -64,8 +59,10 @@ struct step {
     uint32_t job_count;
     struct plan_page *seals; // (seals_max), pages that are full after this step
     uint32_t seal_count, seals_max;
-    struct note notes[RANKS_MAX]; // in the exchange; own_note for a rank alone
-    void *own_note;               // owned
+    /* What each rank leaves for rank 0, as many as a step seals or checks: checksums, of the pages that the plan in hand checks, then of
+     * those that are full after the step. In the exchange; own_note for a rank alone. */
+    uint64_t *notes[RANKS_MAX];
+    uint64_t *own_note; // owned
 
     struct sampler **samplers; // (sampler_count), one a thread
     uint32_t sampler_count;
@@ -86,13 +83,11 @@ uint32_t step_logits_max(const struct plan_limits *limits)
 /* Where the ranks' notes lie. -ENOMEM. */
 static int notes_init(struct step *step)
 {
-    const size_t sum_bytes = step->seals_max * sizeof(uint64_t);
-    step->own_note = calloc(1, sum_bytes + plan_checks_max(&step->limits));
-    for (uint32_t rank = 0; step->own_note && rank < step->rank_count; rank++) {
-        uint8_t *note = step->dist ? dist_note(step->dist, rank) : step->own_note;
-        step->notes[rank] = (struct note){.checksums = (uint64_t *)(void *)note,
-                                          .check_is_bad = (bool *)(note + sum_bytes)};
-    }
+    const uint32_t checks_max = plan_checks_max(&step->limits);
+    step->own_note = calloc(step->seals_max > checks_max ? step->seals_max : checks_max,
+                            sizeof *step->own_note);
+    for (uint32_t rank = 0; rank < step->rank_count; rank++)
+        step->notes[rank] = step->dist ? dist_note(step->dist, rank) : step->own_note;
     return step->own_note ? 0 : -ENOMEM;
 }
 
@@ -172,42 +167,42 @@ static void run_check(void *arg, uint32_t piece)
 {
     struct step *step = arg;
     uint32_t page_idx = step->plan.checks[piece].page_idx;
-    step->notes[step->rank].check_is_bad[piece] = page_hash(step, page_idx) !=
-                                                  pages_sum(step->pages, page_idx);
+    step->notes[step->rank][piece] = page_hash(step, page_idx);
 }
 
-/* Step 1, its checks of payload. -EBADMSG. */
-static int check_payload(struct step *step, struct err *err)
+/* Rank 0, once all have hashed what is checked: the pages that are bad in at least one, into the completion. -EBADMSG. */
+static int judge_checks(struct step *step, struct err *err)
 {
     const uint32_t count = step->plan.header->check_count;
     uint32_t bad_count = 0;
-    if (count > 0) model_parallel(step->model, run_check, step, count);
-    for (uint32_t i = 0; i < count; i++) bad_count += step->notes[step->rank].check_is_bad[i];
+    for (uint32_t i = 0; i < count; i++) {
+        const struct plan_page *check = &step->plan.checks[i];
+        bool is_bad = false;
+        for (uint32_t rank = 0; rank < step->rank_count; rank++)
+            is_bad |= step->notes[rank][i] != pages_sum(step->pages, check->page_idx, rank);
+        if (!is_bad) continue;
+        CHECK(done_writer_bad(step->writer, *check) >= 0); // sized for all
+        bad_count++;
+    }
     if (bad_count == 0) return 0;
     return ERR(err, -EBADMSG, "%" PRIu32 " of %" PRIu32 " cached pages are not what was sealed", bad_count,
                count);
 }
 
-/* After -EBADMSG of any rank: the pages that are bad in at least one, into the completion. */
-static void write_bads(struct step *step)
-{
-    for (uint32_t i = 0; i < step->plan.header->check_count; i++) {
-        bool is_bad = false;
-        for (uint32_t rank = 0; rank < step->rank_count; rank++) is_bad |= step->notes[rank].check_is_bad[i];
-        if (is_bad) CHECK(done_writer_bad(step->writer, step->plan.checks[i]) >= 0); // sized for all
-    }
-}
-
-/* Step 1: ours, then that of all ranks. */
+/* Step 1: ours, then that of all ranks. How many pages are checked is the plan's to say: every rank finds the same. */
 static int verify(struct step *step, const void *bytes, size_t len, struct err *err)
 {
     int own = plan_verify(bytes, len, &step->limits, &step->plan, err);
+    const uint32_t check_count = own == 0 ? step->plan.header->check_count : 0;
     if (own == 0 && step->plan.header->epoch != step->epoch)
         own = ERR(err, ERR_PEER, "plan: of another epoch");
     if (own == 0) own = pages_check(step->pages, &step->plan, err);
-    if (own == 0) own = check_payload(step, err);
-    int r = dist_agree(step->dist, own);
-    if (r == -EBADMSG && step->rank == 0) write_bads(step); // the worst of all ranks: the plan itself is good
+    if (own == 0 && check_count > 0) model_parallel(step->model, run_check, step, check_count);
+    int r = dist_agree(step->dist, own, check_count * (uint32_t)sizeof(uint64_t));
+    if (r == 0 && check_count > 0) {
+        own = step->rank == 0 ? judge_checks(step, err) : 0;
+        r = dist_agree(step->dist, own, 0);
+    }
     return r < 0 && own == 0 ? ERR(err, r, "another rank refuses the step: %s", err_name(r)) : r;
 }
 
@@ -326,7 +321,7 @@ static void run_copy(void *arg, uint32_t piece)
 static void run_seal(void *arg, uint32_t piece)
 {
     struct step *step = arg;
-    step->notes[step->rank].checksums[piece] = page_hash(step, step->seals[piece].page_idx);
+    step->notes[step->rank][piece] = page_hash(step, step->seals[piece].page_idx);
 }
 
 static float logprob_of(float logprob)
@@ -395,7 +390,7 @@ static void write_done(struct step *step)
             .page_idx = step->seals[which].page_idx,
             .generation = step->seals[which].generation,
             .rank = rank,
-            .checksum = step->notes[rank].checksums[which],
+            .checksum = step->notes[rank][which],
         };
         CHECK(done_writer_seal(step->writer, &seal) >= 0);
     }
@@ -434,7 +429,7 @@ static int compute(struct step *step, struct step_times *times, struct err *err)
         first += count;
     } while (first < step->logit_count);
     if (step->seal_count > 0) model_parallel(step->model, run_seal, step, step->seal_count);
-    int r = dist_agree(step->dist, own);
+    int r = dist_agree(step->dist, own, step->seal_count * (uint32_t)sizeof(uint64_t));
     return r < 0 && own == 0 ? ERR(err, r, "rank 0 fails the step: %s", err_name(r)) : r;
 }
 

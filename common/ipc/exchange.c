@@ -30,6 +30,7 @@ uint32_t exchange_logits_max(const struct plan_limits *limits)
 
 struct exchange_shape exchange_shape_of(const struct plan_limits *limits, uint32_t local_count)
 {
+    const uint32_t seals = exchange_seals_max(limits), checks = plan_checks_max(limits);
     return (struct exchange_shape){
         .rank_count = local_count,
         .group_count = plan_rank_count(limits),
@@ -37,7 +38,7 @@ struct exchange_shape exchange_shape_of(const struct plan_limits *limits, uint32
         .logits_max = exchange_logits_max(limits),
         .vocab_count = limits->vocab_count,
         .plan_bytes = (uint32_t)plan_bytes_max(limits),
-        .note_bytes = exchange_seals_max(limits) * (uint32_t)sizeof(uint64_t) + plan_checks_max(limits),
+        .note_bytes = (seals > checks ? seals : checks) * (uint32_t)sizeof(uint64_t), // below 2^27
     };
 }
 

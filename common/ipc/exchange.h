@@ -55,7 +55,7 @@ struct exchange_cell {
 
 /* What local_count ranks of a group (limits->rank_count in all) need to run plans of these limits; the caller adds the
  * model's embedding_dims, attention_dims (all query heads) and feed_forward_dims. note_bytes is what
- * worker/step.c leaves for rank 0: a checksum for each page that a step can fill, a flag for each that it can check. */
+ * worker/step.c leaves for rank 0: a checksum for each page that a step checks, later for each that it fills. */
 struct exchange_shape exchange_shape_of(const struct plan_limits *limits, uint32_t local_count);
 /* Rows of logits at once: one row of every sequence, and for scoring as many as fit a fixed memory. */
 uint32_t exchange_logits_max(const struct plan_limits *limits);

@@ -46,7 +46,7 @@ struct link_header {
     struct plan_limits limits;
 };
 
-/* One rank's word to the daemon; written by that rank only. */
+/* One rank's word to the daemon; written by that rank only, or for one of another host by rank 0. */
 struct rank_cell {
     _Alignas(CACHELINE_BYTES) _Atomic uint32_t state; // enum rank_state; stored with release after the text
     _Atomic uint32_t progress;                        // permille
@@ -571,6 +571,16 @@ void link_rank_beat(struct link *link, uint64_t now_ns)
 static void text_set(struct rank_cell *cell, const char *text)
 {
     (void)snprintf(cell->panic, sizeof cell->panic, "%s", text); // a cut text is still a text
+}
+
+void link_rank_relay(struct link *link, uint32_t rank)
+{
+    CHECK(link->rank == 0 && rank > 0 && rank < link->header.rank_count);
+    struct rank_cell *cell = &link->cells[rank];
+    atomic_store_explicit(&cell->progress, 1000, memory_order_relaxed);
+    // Release: partner is the acquire load in link_rank_status.
+    atomic_store_explicit(&cell->state, RANK_READY, memory_order_release);
+    cell_changed(link, cell);
 }
 
 void link_rank_note(struct link *link, const char *text)

@@ -87,6 +87,8 @@ void link_rank_beat(struct link *link, uint64_t now_ns);
 void link_rank_panic(struct link *link, const char *text); // state FAILED and the text
 void link_rank_note(struct link *link,
                     const char *text); // the text alone: memory in use, why a step was refused
+/* Rank 0, of a rank on another host, which has its own link there: that it is ready. */
+void link_rank_relay(struct link *link, uint32_t rank);
 void link_rank_weights(struct link *link, struct hash128 key); // before READY
 void link_rank_producer(struct link *link, uint64_t producer); // likewise
 

@@ -168,7 +168,7 @@ static int run_statuses(struct ranks_rig *rig, uint32_t rank)
         }
         uint32_t *note = dist_note(dist, rank);
         *note = round * 10 + rank;
-        if (dist_agree(dist, own) != least) return 2;
+        if (dist_agree(dist, own, 100) != least) return 2;
         for (uint32_t i = 0; rank == 0 && i < rig->shape.rank_count; i++)
             if (*(const uint32_t *)dist_note(dist, i) != round * 10 + i) return 3;
         if (dist_barrier(dist) != 0) return 4;
@@ -198,7 +198,7 @@ static int run_plans(struct ranks_rig *rig, uint32_t rank)
         if (rank == 0 && dist_share(dist, plan, len) != 0) return 2;
         if (rank != 0 && dist_receive(dist, 0, got, sizeof got, &got_len) != 0) return 3;
         if (rank != 0 && (got_len != len || memcmp(plan, got, len) != 0)) return 4;
-        if (dist_agree(dist, 0) != 0) return 5;
+        if (dist_agree(dist, 0, 100) != 0) return 5;
     }
     dist_close(dist);
     return 0;
@@ -227,7 +227,7 @@ static int run_death(struct ranks_rig *rig, uint32_t rank)
         int r = dist_barrier(dist);
         if (r == 0 && round < DEATH_ROUND) continue;
         uint64_t took_ns = clock_mono_ns() - atomic_load(died_ns);
-        bool stays = dist_barrier(dist) == -ECANCELED && dist_agree(dist, 0) == -ECANCELED;
+        bool stays = dist_barrier(dist) == -ECANCELED && dist_agree(dist, 0, 0) == -ECANCELED;
         return r == -ECANCELED && round == DEATH_ROUND && stays && took_ns < 5 * NS_PER_S ? 0 : 2;
     }
 }
@@ -280,7 +280,7 @@ static int run_planes(struct ranks_rig *rig, uint32_t rank)
     if (dist_gather_rows(dist, &planes[1], ROWS, owners) != 0) return 7;
     for (uint32_t i = 0; i < ROWS * VALUES; i++)
         if (area[ROWS * LINE + i] != (uint8_t)(i / VALUES + 100)) return 8;
-    if (dist_agree(dist, 0) != 0) return 9;
+    if (dist_agree(dist, 0, 0) != 0) return 9;
     dist_close(dist);
     return 0;
 }
@@ -301,7 +301,7 @@ static void test_dist_one_rank_alone_waits_for_nobody(void **state)
     assert_int_equal(dist_barrier(NULL), 0);
     assert_int_equal(dist_gather(NULL, NULL, 0, 0, NULL), 0);
     assert_int_equal(dist_gather_rows(NULL, NULL, 0, NULL), 0);
-    assert_int_equal(dist_agree(NULL, -5), -5);
+    assert_int_equal(dist_agree(NULL, -5, 0), -5);
     assert_int_equal(dist_rank(NULL), 0);
     assert_int_equal(dist_rank_count(NULL), 1);
 }

@@ -26,7 +26,7 @@ static uint8_t payload[32 * PAGE_BYTES];
 static float logits[64 * VOCAB];
 static unsigned forward_count, rows_most;
 static int forward_r, pages_r;
-static uint64_t sums[32]; // as sealed
+static uint64_t sums[2][32]; // as sealed, of each rank
 static bool is_nan;
 
 /* The model: the logit of token t after a row that holds token x. */
@@ -84,10 +84,10 @@ uint64_t pages_bytes(const struct pages *pages)
     return header.geometry.page_bytes;
 }
 
-uint64_t pages_sum(const struct pages *pages, uint32_t page_idx)
+uint64_t pages_sum(const struct pages *pages, uint32_t page_idx, uint32_t rank)
 {
     (void)pages;
-    return sums[page_idx];
+    return sums[rank][page_idx];
 }
 
 int pages_check(struct pages *pages, const struct plan_view *plan, struct err *err)
@@ -112,7 +112,7 @@ static int setup(void **state)
     forward_count = rows_most = 0;
     forward_r = pages_r = 0;
     is_nan = false;
-    for (uint32_t i = 0; i < 32; i++) sums[i] = hash64(payload + i * PAGE_BYTES, PAGE_BYTES);
+    for (uint32_t i = 0; i < 32; i++) sums[0][i] = hash64(payload + i * PAGE_BYTES, PAGE_BYTES);
     if (plan_writer_new(&limits, &writer) < 0) return -1;
     plan_bytes = sample_plan(writer, plan);
     plan_writer_free(writer);
@@ -320,8 +320,9 @@ static int run_as_rank(struct ranks_rig *rig, uint32_t rank)
     struct step *step;
     struct err err = {0};
     size_t bytes;
-    for (size_t i = 0; rank == 1 && i < sizeof payload; i++) payload[i] ^= 0x55;
-    for (uint32_t i = 0; i < 32; i++) sums[i] = hash64(payload + i * PAGE_BYTES, PAGE_BYTES);
+    for (size_t i = 0; i < sizeof payload; i++) payload[i] ^= 0x55;
+    for (uint32_t i = 0; i < 32; i++) sums[1][i] = hash64(payload + i * PAGE_BYTES, PAGE_BYTES);
+    for (size_t i = 0; rank == 0 && i < sizeof payload; i++) payload[i] ^= 0x55;
     if (bad_page < 32 && rank == bad_rank) payload[bad_page * PAGE_BYTES + 7] ^= 1;
     pages_r = rank == 1 ? refused_r : 0;
     is_nan = sampling_fails && rank == 0;
