@@ -31,6 +31,7 @@ enum {
 };
 #define STUCK_NS_MIN (1800 * NS_PER_MS)
 #define STUCK_NS_MAX (60 * NS_PER_S)
+#define START_NS_MAX (60 * NS_PER_S) // for other hosts to take up the launch, ssh and all
 
 struct rank_watch {
     int64_t pid; // 0: none
@@ -50,6 +51,7 @@ struct ranks {
     uint32_t handles_open;
     uint64_t progress, progress_ns; // barriers of all ranks, and when they last grew
     uint64_t stuck_ns;
+    uint64_t begin_ns; // of a life of which no rank has come yet; 0: one has
     bool stepping, ending, troubled;
     void (*on_freed)(void *owner);
 };
@@ -232,9 +234,22 @@ static void stuck_look(struct ranks *ranks)
     trouble(ranks, what);
 }
 
+/* mpirun waits for a host that does not answer for ever (its orte_startup_timeout does nothing in 4.1). */
+static void start_look(struct ranks *ranks)
+{
+    char what[WHAT_BYTES];
+    if (ranks->alive_count > 0) ranks->begin_ns = 0;
+    if (!ranks->conf.is_spread || ranks->begin_ns == 0 || clock_mono_ns() - ranks->begin_ns < START_NS_MAX)
+        return;
+    (void)snprintf(what, sizeof what, "no rank came within %d s: can every host be reached?",
+                   (int)(START_NS_MAX / NS_PER_S)); // fits
+    trouble(ranks, what);
+}
+
 static void look(uv_timer_t *timer)
 {
     struct ranks *ranks = timer->data;
+    start_look(ranks);
     stopped_look(ranks);
     stuck_look(ranks);
 }
@@ -258,6 +273,7 @@ int ranks_begin(struct ranks *ranks, struct err *err)
     if (r < 0) return r;
     exchange_init(ranks->exchange.base, &ranks->conf.shape, ranks->conf.epoch);
     ranks->ending = ranks->troubled = ranks->stepping = false;
+    ranks->begin_ns = clock_mono_ns();
     uv_timer_start(&ranks->look, look, LOOK_MS, LOOK_MS);
     return 0;
 }

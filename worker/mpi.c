@@ -30,8 +30,6 @@ enum { ARGV_COUNT_MAX = 160, NUMBER_BYTES = 24, MESSAGE_TAG = 1, NAP_NS = 100000
 #define KEEPALIVE_S "3"
 #define KEEPALIVE_EACH_S "1"
 #define KEEPALIVE_COUNT "4"
-/* For a host to take up the launch, its name looked up, ssh and all. */
-#define STARTUP_S "60"
 
 static bool joined;
 
@@ -103,7 +101,6 @@ static void add_places(struct command *command, const char *hosts)
     add_mca(command, "oob_tcp_keepalive_time", KEEPALIVE_S);
     add_mca(command, "oob_tcp_keepalive_intvl", KEEPALIVE_EACH_S);
     add_mca(command, "oob_tcp_keepalive_probes", KEEPALIVE_COUNT);
-    add_mca(command, "orte_startup_timeout", STARTUP_S);
 }
 
 int mpi_launch(uint32_t rank_count, const char *hosts, const char *session_dir, char **argv, struct err *err)

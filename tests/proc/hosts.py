@@ -122,8 +122,11 @@ class Rig:
         thread.start()
         if watch.wait_count(self.options.streams * self.options.tokens // 4, thread.is_alive) and fault:
             fault()
-        at, struck = watch.count, time.monotonic()
-        watch.wait_count(at + 1, thread.is_alive)
+        struck = time.monotonic()
+        if fault:
+            restarts = self.restarts()
+            wait_until(lambda: self.restarts() > restarts or not thread.is_alive(), "the ranks are back", RESTART_S_MAX)
+        watch.wait_count(watch.count + 1, thread.is_alive)
         self.back_s = time.monotonic() - struck
         thread.join()
         if isinstance(result[0], BaseException):

@@ -112,20 +112,23 @@ class Wire:
             try:
                 die_with_parent()
                 self.carry([self.tap(host) for host in hosts], delay_s, told)
+            except OSError as failure:
+                os.write(told, str(failure).encode())
             finally:
                 os._exit(1)
         os.close(told)
-        if os.read(ready, 1) != b"1":
-            raise Skip("no tap devices here")
+        answer = os.read(ready, 256)
         os.close(ready)
+        if answer != b"1":
+            raise Skip(f"no delayed wire here, tap devices: {answer.decode(errors='replace')}")
 
     @staticmethod
     def tap(host):
         libc = ctypes.CDLL(None, use_errno=True)
         space = os.open(f"/proc/{host.holder.pid}/ns/net", os.O_RDONLY)
-        device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
         if libc.setns(space, CLONE_NEWNET) < 0:
             raise OSError(ctypes.get_errno(), "setns")
+        device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)  # belongs to the network it is opened in
         fcntl.ioctl(device, TUNSETIFF, struct.pack("16sH22x", b"eth0", IFF_TAP | IFF_NO_PI))
         return device
 
