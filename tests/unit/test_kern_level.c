@@ -38,9 +38,9 @@ static struct cpu_packed pack(const struct cpu_level *level, const struct kern_m
     struct cpu_packed packed;
     struct err err = {0};
     assert_int_equal(cpu_pack_plan(matrix, level, &packed, &err), 0);
-    packed.data = aligned_alloc(64, packed.tile_bytes * packed.tile_count);
+    packed.data = aligned_alloc(64, cpu_packed_bytes(&packed));
     assert_non_null(packed.data);
-    cpu_pack(matrix, level, &packed, 0, packed.tile_count);
+    cpu_pack(matrix, level, &packed, 0, packed.strip_count);
     return packed;
 }
 
@@ -125,7 +125,7 @@ static void test_kern_level_pack_is_small(void **state)
         struct kern_matrix matrix = {.type = expected[i].type, .rows = 64, .cols = 2048};
         struct cpu_packed packed;
         assert_int_equal(cpu_pack_plan(&matrix, levels[0], &packed, NULL), 0);
-        assert_int_equal(packed.tile_bytes * packed.tile_count, 64 * 8 * expected[i].bytes);
+        assert_int_equal(cpu_packed_bytes(&packed), 64 * 8 * expected[i].bytes);
     }
     struct kern_matrix unknown = {.type = 9, .rows = 8, .cols = 256};
     struct cpu_packed packed;

@@ -5,13 +5,15 @@
  * product.h, rows.h and attention.h over the vocabulary of its simd_*.h.
  *
  * Weights. A matrix is cut into tiles of tile_rows outputs (as many as a float vector has lanes) and its
- * columns into blocks of 32. A tile is
+ * columns into blocks of 32. The strip_tiles tiles that are multiplied together are a strip, which lies as it is
+ * read, in one line of memory: decoding one sequence is bound by reading it, and the machine's prefetchers follow
+ * one line better than a line of each tile's codes and of its scales. A strip is, padded to 64 bytes,
  *
- *   [block 0 .. block_count) of codes, then [block 0 .. block_count) of scales, padded to 64 bytes
+ *   [block 0 | block 1 | ...]    block: [codes of tile 0 | of tile 1 .. | scales of tile 0 | of tile 1 ..]
  *
- * where 8 blocks of a form with super-block scales share what lies in front of their own scales:
+ * where 8 blocks of a form with super-block scales follow what they share:
  *
- *   [d, (minimum) f16 | 8 x [bytes of a block]]
+ *   [d, (minimum) f16 of tile 0 | of tile 1 .. | block 0 | .. | block 7]
  *
  * Codes of a block are vectors of tile_rows * 4 bytes; lane r of such a vector holds 4 consecutive columns of
  * row r, so that one 32-bit broadcast of 4 activations serves all rows. "group g" is columns 4g .. 4g+3.
@@ -30,8 +32,8 @@
  *
  * Scales of a block are vectors of tile_rows: f16 d, then (forms with two) the minimum or the second d; or
  * bytes that are factors of the super-block's d (and minimum): what the files of these types hold.
- * Float forms hold for each column one vector of tile_rows elements and no scales; columns are padded
- * with zeros to blocks.
+ * Float forms hold for each column one vector of tile_rows elements and no scales, a tile is a strip; columns are
+ * padded with zeros to blocks.
  *
  * Value of a weight: d * (code - centre) for N4 (8), N5 (16), B6 (32, d per 16 columns), B8 (128);
  * d * code + minimum for N4M, N5M. Scales of K types (f32 products in the file) are rounded to f16. With
@@ -112,20 +114,26 @@ static inline __attribute__((always_inline)) struct cpu_form_facts cpu_form_fact
     return (struct cpu_form_facts){0};
 }
 
-/* From the first scale of a tile to what super-block `super` shares; its blocks' own scales follow. */
-static inline __attribute__((always_inline)) size_t cpu_super_at(struct cpu_form_facts facts,
-                                                                 uint32_t tile_rows, uint32_t super)
-{
-    return (size_t)super * tile_rows * (2 * facts.supers + SUPER_BLOCKS * (2 * facts.halves + facts.bytes));
-}
+/* Where a block of a tile lies in its strip. */
+struct cpu_place {
+    size_t codes, scales; // f16 scales, then bytes
+    size_t supers;        // what its super-block shares
+};
 
-/* From the first scale of a tile to the scales of a block: f16, then bytes. */
-static inline __attribute__((always_inline)) size_t cpu_scales_at(struct cpu_form_facts facts,
-                                                                  uint32_t tile_rows, uint32_t block)
+static inline __attribute__((always_inline)) struct cpu_place cpu_place_of(struct cpu_form_facts facts,
+                                                                           uint32_t tile_rows,
+                                                                           uint32_t strip_tiles,
+                                                                           uint32_t tile, uint32_t block)
 {
-    if (facts.supers == 0) return (size_t)block * tile_rows * (2 * facts.halves + facts.bytes);
-    return cpu_super_at(facts, tile_rows, block / SUPER_BLOCKS) +
-           (size_t)tile_rows * (2 * facts.supers + block % SUPER_BLOCKS * (2 * facts.halves + facts.bytes));
+    const size_t code_bytes = (size_t)tile_rows * facts.code_bytes,
+                 scale_bytes = (size_t)tile_rows * (2 * facts.halves + facts.bytes),
+                 super_bytes = (size_t)tile_rows * 2 * facts.supers,
+                 block_bytes = strip_tiles * (code_bytes + scale_bytes);
+    const size_t super = block / SUPER_BLOCKS * (strip_tiles * super_bytes + SUPER_BLOCKS * block_bytes),
+                 first = super + strip_tiles * super_bytes + block % SUPER_BLOCKS * block_bytes;
+    return (struct cpu_place){.codes = first + tile * code_bytes,
+                              .scales = first + strip_tiles * code_bytes + tile * scale_bytes,
+                              .supers = super + tile * super_bytes};
 }
 
 struct cpu_packed { // one matrix in tiles
@@ -133,8 +141,9 @@ struct cpu_packed { // one matrix in tiles
     uint32_t rows, cols; // of the file
     uint32_t block_count;
     uint32_t tile_rows, tile_count;
-    size_t tile_bytes; // a multiple of 64
-    uint8_t *data;     // (tile_count, tile_bytes), 64-byte aligned
+    uint32_t strip_tiles, strip_count; // the last strip may have fewer tiles than room
+    size_t strip_bytes;                // a multiple of 64
+    uint8_t *data;                     // (strip_count, strip_bytes), 64-byte aligned
 };
 
 /* Factors of 32 activations. */
@@ -208,11 +217,12 @@ struct cpu_softmax {
 
 struct cpu_level {
     const char *name;
-    uint32_t tile_rows;
+    uint32_t tile_rows, strip_tiles;
     uint8_t byte_offset; // 128: bytes of B8 are unsigned codes, 0: signed code - 128
     uint8_t lane_cols;   // consecutive columns of a row in a vector: 4 or 8
 
-    /* out[(r - row_first) * GROUP_ROWS + i] = W[tile_first * tile_rows + i] . x[r], i < tile_count * tile_rows. */
+    /* out[(r - row_first) * GROUP_ROWS + i] = W[tile_first * tile_rows + i] . x[r], i < tile_count * tile_rows.
+     * tile_first begins a strip. */
     void (*product)(const struct cpu_packed *weight, uint32_t tile_first, uint32_t tile_count,
                     const struct cpu_input *input, uint32_t row_first, uint32_t row_count, float *out);
 
@@ -267,9 +277,11 @@ int cpu_form_of(uint32_t type, enum cpu_form *ret_form, struct err *err);
 /* Shape of the packed matrix; data stays NULL. */
 int cpu_pack_plan(const struct kern_matrix *matrix, const struct cpu_level *level,
                   struct cpu_packed *ret_packed, struct err *err);
-/* Fills tiles [tile_first, tile_first + tile_count) of packed->data from the file's rows. */
+/* Bytes of packed->data. */
+size_t cpu_packed_bytes(const struct cpu_packed *packed);
+/* Fills strips [strip_first, strip_first + strip_count) of packed->data from the file's rows. */
 void cpu_pack(const struct kern_matrix *matrix, const struct cpu_level *level, struct cpu_packed *packed,
-              uint32_t tile_first, uint32_t tile_count);
+              uint32_t strip_first, uint32_t strip_count);
 /* Hash of the packed bytes of one small matrix of each type that has a form: any change of forms, order or
  * rounding changes it, so nobody has to remember a version. */
 uint64_t cpu_pack_layout(const struct cpu_level *level);

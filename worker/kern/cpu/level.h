@@ -9,10 +9,10 @@
 /* Initializer of the level's struct cpu_level. */
 #define CPU_LEVEL(level_name) \
     { \
-        .name = (level_name), .tile_rows = LANES, .byte_offset = BYTE_OFFSET, .lane_cols = LANE_COLS, \
-        .product = product, .norm = norm_row, .quantize = quantize_row, .quantize_fine = quantize_fine_row, \
-        .swiglu = swiglu, .swiglu_blocks = swiglu_blocks, .rotate = rotate, .to_f16 = to_f16, \
-        .attend = attend, .merge = merge, .divide = divide, \
+        .name = (level_name), .tile_rows = LANES, .strip_tiles = CELL_TILES, .byte_offset = BYTE_OFFSET, \
+        .lane_cols = LANE_COLS, .product = product, .norm = norm_row, .quantize = quantize_row, \
+        .quantize_fine = quantize_fine_row, .swiglu = swiglu, .swiglu_blocks = swiglu_blocks, \
+        .rotate = rotate, .to_f16 = to_f16, .attend = attend, .merge = merge, .divide = divide, \
     }
 
 #endif

@@ -15,7 +15,7 @@
 enum {
     ARENA_BYTES = 8 << 20, // small allocations share one; a multiple of a huge page
     HUGE_PAGE_BYTES = 2 << 20,
-    PACK_TILES = 16, // tiles of one packing piece
+    PACK_STRIPS = 8, // strips of one packing piece
 };
 
 struct arena {
@@ -142,13 +142,8 @@ struct pack_job {
 static void pack_piece(void *arg, uint32_t piece)
 {
     const struct pack_job *job = arg;
-    uint32_t first = piece * PACK_TILES, left = job->packed->tile_count - first;
-    cpu_pack(job->matrix, job->level, job->packed, first, left < PACK_TILES ? left : PACK_TILES);
-}
-
-static size_t packed_bytes(const struct cpu_packed *packed)
-{
-    return packed->tile_bytes * packed->tile_count;
+    uint32_t first = piece * PACK_STRIPS, left = job->packed->strip_count - first;
+    cpu_pack(job->matrix, job->level, job->packed, first, left < PACK_STRIPS ? left : PACK_STRIPS);
 }
 
 static int weight_measure(const struct cpu_level *level, const struct kern_matrix *parts, uint32_t part_count,
@@ -159,7 +154,7 @@ static int weight_measure(const struct cpu_level *level, const struct kern_matri
         struct cpu_packed packed;
         int r = cpu_pack_plan(&parts[i], level, &packed, err);
         if (r < 0) return r;
-        bytes += packed_bytes(&packed);
+        bytes += cpu_packed_bytes(&packed);
     }
     *ret_bytes = bytes;
     return 0;
@@ -191,7 +186,7 @@ static int machine_weight_new(struct kern *kern, const struct kern_matrix *parts
         struct cpu_packed *packed = &weight->parts[i];
         CHECK(parts[i].cols == weight->cols);
         r = cpu_pack_plan(&parts[i], kern->level, packed, err);
-        if (r >= 0) r = packed_memory(kern, packed_bytes(packed), &memory, err);
+        if (r >= 0) r = packed_memory(kern, cpu_packed_bytes(packed), &memory, err);
         if (r >= 0) r = input_widen(kern, packed->block_count, err);
         if (r < 0) return r;
         packed->data = memory;
@@ -199,10 +194,10 @@ static int machine_weight_new(struct kern *kern, const struct kern_matrix *parts
         weight->reads_values |= is_float;
         weight->reads_blocks |= !is_float;
         weight->rows += packed->rows;
-        kern->weight_bytes += packed_bytes(packed);
+        kern->weight_bytes += cpu_packed_bytes(packed);
         if (kern->conf.store.filled) continue;
         struct pack_job job = {.level = kern->level, .matrix = &parts[i], .packed = packed};
-        team_run(kern->team, pack_piece, &job, (packed->tile_count + PACK_TILES - 1) / PACK_TILES);
+        team_run(kern->team, pack_piece, &job, (packed->strip_count + PACK_STRIPS - 1) / PACK_STRIPS);
     }
     kern->has_float_weights |= weight->reads_values;
     *ret_weight = weight;

@@ -285,14 +285,21 @@ int cpu_pack_plan(const struct kern_matrix *matrix, const struct cpu_level *leve
         return ERR(err, ERR_FORMAT, "%s matrix of %u x %u", type->name, matrix->rows, matrix->cols);
     packed.block_count = (matrix->cols + BLOCK_COLS - 1) / BLOCK_COLS;
     packed.tile_count = (matrix->rows + level->tile_rows - 1) / level->tile_rows;
+    packed.strip_tiles = form_is_float(packed.form) ? 1 : level->strip_tiles;
+    packed.strip_count = (packed.tile_count + packed.strip_tiles - 1) / packed.strip_tiles;
     struct cpu_form_facts facts = cpu_form_facts(packed.form);
     CHECK(facts.supers == 0 || packed.block_count % SUPER_BLOCKS == 0);
-    size_t bytes = (size_t)facts.code_bytes * packed.block_count * level->tile_rows +
-                   cpu_scales_at(facts, level->tile_rows, packed.block_count) -
-                   (size_t)2 * facts.supers * level->tile_rows; // no super-block follows
-    packed.tile_bytes = (bytes + CACHELINE_BYTES - 1) / CACHELINE_BYTES * CACHELINE_BYTES;
+    /* The place of a next super-block's factors, or block. */
+    struct cpu_place end = cpu_place_of(facts, level->tile_rows, packed.strip_tiles, 0, packed.block_count);
+    size_t bytes = facts.supers > 0 ? end.supers : end.codes;
+    packed.strip_bytes = (bytes + CACHELINE_BYTES - 1) / CACHELINE_BYTES * CACHELINE_BYTES;
     *ret_packed = packed;
     return 0;
+}
+
+size_t cpu_packed_bytes(const struct cpu_packed *packed)
+{
+    return packed->strip_bytes * packed->strip_count;
 }
 
 static void pack_float_row(const struct kern_matrix *matrix, const uint8_t *row, uint32_t tile_rows,
@@ -304,23 +311,20 @@ static void pack_float_row(const struct kern_matrix *matrix, const uint8_t *row,
 }
 
 static void pack_integer_row(const struct kern_matrix *matrix, const uint8_t *row,
-                             const struct cpu_level *level, const struct cpu_packed *packed, uint32_t r,
-                             uint8_t *tile)
+                             const struct cpu_level *level, const struct cpu_packed *packed, uint32_t tile,
+                             uint32_t r, uint8_t *strip)
 {
     size_t vector_bytes = (size_t)packed->tile_rows * 4;
     const struct cpu_form_facts facts = cpu_form_facts(packed->form);
-    size_t code_bytes = (size_t)facts.code_bytes * packed->tile_rows, rows = packed->tile_rows;
-    uint8_t *scales = tile + code_bytes * packed->block_count;
+    const size_t rows = packed->tile_rows;
     for (uint32_t b = 0; b < packed->block_count; b++) {
         struct codes codes;
         read_block(matrix->type, row, b, &codes);
+        const struct cpu_place at = cpu_place_of(facts, packed->tile_rows, packed->strip_tiles, tile, b);
         if (level->lane_cols == 4)
-            place(packed->form, &codes, level->byte_offset, vector_bytes,
-                  tile + b * code_bytes + (size_t)r * 4);
-        else
-            place_wide(packed->form, &codes, level->byte_offset, packed->tile_rows, r, tile + b * code_bytes);
-        uint8_t *super = scales + cpu_super_at(facts, packed->tile_rows, b / SUPER_BLOCKS);
-        uint8_t *own = scales + cpu_scales_at(facts, packed->tile_rows, b);
+            place(packed->form, &codes, level->byte_offset, vector_bytes, strip + at.codes + (size_t)r * 4);
+        else place_wide(packed->form, &codes, level->byte_offset, packed->tile_rows, r, strip + at.codes);
+        uint8_t *super = strip + at.supers, *own = strip + at.scales;
         for (uint32_t s = 0; s < facts.supers && b % SUPER_BLOCKS == 0; s++)
             memcpy(super + (s * rows + r) * 2, &codes.super[s], 2);
         for (uint32_t s = 0; s < facts.halves; s++) memcpy(own + (s * rows + r) * 2, &codes.scale[s], 2);
@@ -329,20 +333,22 @@ static void pack_integer_row(const struct kern_matrix *matrix, const uint8_t *ro
 }
 
 void cpu_pack(const struct kern_matrix *matrix, const struct cpu_level *level, struct cpu_packed *packed,
-              uint32_t tile_first, uint32_t tile_count)
+              uint32_t strip_first, uint32_t strip_count)
 {
-    CHECK(tile_first + tile_count <= packed->tile_count);
+    CHECK(strip_first + strip_count <= packed->strip_count);
     const struct dequant_type *type = dequant_find(matrix->type);
     CHECK(type != NULL);
     size_t row_bytes = dequant_row_bytes(type, matrix->cols);
-    for (uint32_t t = tile_first; t < tile_first + tile_count; t++) {
-        uint8_t *tile = packed->data + t * packed->tile_bytes;
-        memset(tile, 0, packed->tile_bytes);
-        for (uint32_t r = 0; r < packed->tile_rows && t * packed->tile_rows + r < packed->rows; r++) {
-            const uint8_t *row = (const uint8_t *)matrix->data +
-                                 (t * (size_t)packed->tile_rows + r) * row_bytes;
-            if (form_is_float(packed->form)) pack_float_row(matrix, row, packed->tile_rows, r, tile);
-            else pack_integer_row(matrix, row, level, packed, r, tile);
+    const uint32_t strip_rows = packed->strip_tiles * packed->tile_rows;
+    for (uint32_t s = strip_first; s < strip_first + strip_count; s++) {
+        uint8_t *strip = packed->data + s * packed->strip_bytes;
+        memset(strip, 0, packed->strip_bytes);
+        for (uint32_t r = 0; r < strip_rows && s * strip_rows + r < packed->rows; r++) {
+            const uint8_t *row = (const uint8_t *)matrix->data + (s * (size_t)strip_rows + r) * row_bytes;
+            if (form_is_float(packed->form)) pack_float_row(matrix, row, packed->tile_rows, r, strip);
+            else
+                pack_integer_row(matrix, row, level, packed, r / packed->tile_rows, r % packed->tile_rows,
+                                 strip);
         }
     }
 }
@@ -356,13 +362,12 @@ static float float_at(enum cpu_form form, const uint8_t *tile, size_t index)
 
 /* Factor and addend of the values of block b, half h, of a row: f16 scales of the super-block, then the block's
  * own, at the row's place. */
-static void unpack_scales(const struct cpu_packed *packed, const uint8_t *scales, uint32_t r, uint32_t b,
-                          uint32_t h, float *ret_d, float *ret_minimum)
+static void unpack_scales(const struct cpu_packed *packed, const uint8_t *strip, struct cpu_place at,
+                          uint32_t r, uint32_t h, float *ret_d, float *ret_minimum)
 {
     const struct cpu_form_facts facts = cpu_form_facts(packed->form);
     size_t rows = packed->tile_rows;
-    const uint8_t *super = scales + cpu_super_at(facts, packed->tile_rows, b / SUPER_BLOCKS) + (size_t)r * 2;
-    const uint8_t *own = scales + cpu_scales_at(facts, packed->tile_rows, b);
+    const uint8_t *super = strip + at.supers + (size_t)r * 2, *own = strip + at.scales;
     const uint8_t *halves = own + (size_t)r * 2, *byte = own + 2 * facts.halves * rows + r;
     float d = facts.supers > 0 ? half_f32_of_f16(read_u16(super)) : 1;
     *ret_minimum = 0;
@@ -410,22 +415,22 @@ static struct spot spot_of(const struct cpu_level *level, uint32_t r, uint32_t j
 void cpu_unpack_row(const struct cpu_packed *packed, const struct cpu_level *level, uint32_t row, float *out)
 {
     CHECK(row < packed->rows);
-    const uint8_t *tile = packed->data + row / packed->tile_rows * packed->tile_bytes;
-    uint32_t r = row % packed->tile_rows;
+    const uint32_t tile = row / packed->tile_rows, r = row % packed->tile_rows;
+    const uint8_t *strip = packed->data + tile / packed->strip_tiles * packed->strip_bytes;
     if (form_is_float(packed->form)) {
         for (uint32_t k = 0; k < packed->cols; k++)
-            out[k] = float_at(packed->form, tile, (size_t)k * packed->tile_rows + r);
+            out[k] = float_at(packed->form, strip, (size_t)k * packed->tile_rows + r);
         return;
     }
-    size_t code_bytes = (size_t)cpu_form_facts(packed->form).code_bytes * packed->tile_rows;
-    const uint8_t *scales = tile + code_bytes * packed->block_count;
     for (uint32_t b = 0; b < packed->block_count; b++) {
+        const struct cpu_place at = cpu_place_of(cpu_form_facts(packed->form), packed->tile_rows,
+                                                 packed->strip_tiles, tile % packed->strip_tiles, b);
         for (uint32_t h = 0; h < 2; h++) {
             float d, minimum;
-            unpack_scales(packed, scales, r, b, h, &d, &minimum);
+            unpack_scales(packed, strip, at, r, h, &d, &minimum);
             for (uint32_t j = h * 16; j < h * 16 + 16; j++) {
                 const struct spot spot = spot_of(level, r, j);
-                uint8_t code = pick(packed->form, tile + b * code_bytes + spot.lane * 4, level->byte_offset,
+                uint8_t code = pick(packed->form, strip + at.codes + spot.lane * 4, level->byte_offset,
                                     (size_t)packed->tile_rows * 4, spot.col);
                 out[b * BLOCK_COLS + j] = d * code_value(packed->form, code) + minimum;
             }

@@ -13,16 +13,16 @@
 
 enum {
     TYPES_MAX = 64,   // ids of the file are below it
-    PROBE_TILES = 2,  // the second one partly filled
     PROBE_COLS = 512, // two blocks of the widest type
     ROW_BYTES_MAX = PROBE_COLS * 4,
-    TILE_ROWS_MAX = 16,
-    TILE_BYTES_MAX = TILE_ROWS_MAX * PROBE_COLS * 4,
+    STRIP_ROWS_MAX = 32,
+    PROBE_STRIPS = 2, // the second one partly filled
+    PACKED_BYTES_MAX = PROBE_STRIPS * STRIP_ROWS_MAX * PROBE_COLS * 4,
 };
 
 struct probe {
-    uint8_t rows[PROBE_TILES * TILE_ROWS_MAX * ROW_BYTES_MAX];
-    _Alignas(64) uint8_t packed[PROBE_TILES * TILE_BYTES_MAX];
+    uint8_t rows[PROBE_STRIPS * STRIP_ROWS_MAX * ROW_BYTES_MAX];
+    _Alignas(64) uint8_t packed[PACKED_BYTES_MAX];
 };
 
 static struct hash128 probe_type(struct probe *probe, uint32_t type, const struct cpu_level *level,
@@ -30,17 +30,19 @@ static struct hash128 probe_type(struct probe *probe, uint32_t type, const struc
 {
     enum cpu_form form;
     if (!dequant_find(type) || cpu_form_of(type, &form, NULL) < 0) return hash;
+    const uint32_t strip_rows = level->tile_rows * level->strip_tiles;
     const struct kern_matrix matrix = {
-        .data = probe->rows, .type = type, .rows = level->tile_rows + 1, .cols = PROBE_COLS};
+        .data = probe->rows, .type = type, .rows = strip_rows + 1, .cols = PROBE_COLS};
     struct cpu_packed packed;
-    CHECK(level->tile_rows <= TILE_ROWS_MAX);
+    CHECK(strip_rows <= STRIP_ROWS_MAX);
     CHECK(cpu_pack_plan(&matrix, level, &packed, NULL) == 0);
-    CHECK(packed.tile_count == PROBE_TILES && packed.tile_bytes <= TILE_BYTES_MAX);
+    CHECK(cpu_packed_bytes(&packed) <= PACKED_BYTES_MAX);
     packed.data = probe->packed;
-    cpu_pack(&matrix, level, &packed, 0, packed.tile_count);
-    const uint64_t facts[] = {type, packed.form, packed.tile_rows, packed.tile_bytes};
+    cpu_pack(&matrix, level, &packed, 0, packed.strip_count);
+    const uint64_t facts[] = {
+        type, packed.form, packed.tile_rows, packed.strip_tiles, packed.strip_count, packed.strip_bytes};
     hash = hash128_chain(hash, facts, sizeof facts);
-    return hash128_chain(hash, probe->packed, packed.tile_count * packed.tile_bytes);
+    return hash128_chain(hash, probe->packed, cpu_packed_bytes(&packed));
 }
 
 uint64_t cpu_pack_layout(const struct cpu_level *level)

@@ -21,7 +21,11 @@ enum {
     /* Rows that go through the largest cell: where weights come from memory, two cells for three rows took longer
      * than one for four. */
     FULL_CELL_FROM = CELL_ROWS > 2 ? CELL_ROWS - 1 : CELL_ROWS,
+    /* How far a cell asks ahead. On Zen 3, two threads: 1 to 2 KiB read at 0.90 to 0.96 of a plain loop's pace, 4 KiB
+     * and nothing at all at 0.76 to 0.86; which level of cache is asked for makes no difference. */
+    AHEAD_BYTES = 1536,
 };
+_Static_assert(GROUP_ROWS % (CELL_TILES * LANES) == 0, "a piece of work is whole strips");
 
 /* How a product reads its operands; a constant everywhere it is used, so that each kind becomes its own
  * straight code. */
@@ -65,17 +69,69 @@ INLINE struct kind kind_of(enum cpu_form form)
     return kind;
 }
 
-INLINE size_t kind_code_bytes(struct kind kind) // of a block of a tile
+/* A block of a tile, packed or unpacked. */
+struct place {
+    const uint8_t *codes, *scales, *supers;
+};
+
+INLINE struct cpu_place place_in_strip(struct kind kind, uint32_t tile, uint32_t block)
 {
-    return (size_t)(kind.panel ? 8 : kind.bits) * VECTOR_BYTES;
+    return cpu_place_of(cpu_form_facts(kind.form), LANES, CELL_TILES, tile, block);
 }
 
-/* Of a block, with its part of the super-block's. */
-INLINE size_t kind_scale_bytes(struct kind kind)
+/* Of a block of a strip, with its part of the super-block's. */
+INLINE size_t kind_block_bytes(struct kind kind)
 {
-    if (kind.panel) return (size_t)kind.halves * 2 * LANES * sizeof(float);
-    struct cpu_form_facts facts = cpu_form_facts(kind.form);
-    return (facts.halves * 2 + facts.bytes) * LANES + facts.supers * 2 * LANES / SUPER_BLOCKS;
+    return place_in_strip(kind, 0, SUPER_BLOCKS).supers / SUPER_BLOCKS;
+}
+
+INLINE size_t kind_panel_scales(struct kind kind) // floats of a block
+{
+    return (size_t)kind.halves * 2 * LANES;
+}
+
+INLINE struct place place_of(struct kind kind, const struct cpu_packed *weight, uint32_t tile, uint32_t block)
+{
+    const uint8_t *strip = weight->data + tile / CELL_TILES * weight->strip_bytes;
+    const struct cpu_place at = place_in_strip(kind, tile % CELL_TILES, block);
+    return (struct place){strip + at.codes, strip + at.scales, strip + at.supers};
+}
+
+/* `count` blocks after block `block`, which is at `at`. */
+INLINE struct place place_after(struct kind kind, struct place at, uint32_t block, uint32_t count)
+{
+    if (kind.panel) {
+        at.codes += (size_t)count * 8 * VECTOR_BYTES;
+        at.scales += count * kind_panel_scales(kind) * sizeof(float);
+        return at;
+    }
+    const uint32_t supers = (block + count) / SUPER_BLOCKS - block / SUPER_BLOCKS;
+    const struct cpu_place second = place_in_strip(kind, 0, 1), next = place_in_strip(kind, 0, SUPER_BLOCKS);
+    const size_t first = place_in_strip(kind, 0, 0).codes; // behind what a super-block shares, if anything
+    const size_t step = count * (second.codes - first) + supers * first;
+    at.codes += step;
+    at.scales += step;
+    at.supers += supers * next.supers;
+    return at;
+}
+
+/* Tile t of a strip at the block where its first tile is at `at`. */
+INLINE struct place place_beside(struct kind kind, struct place at, uint32_t t)
+{
+    const struct cpu_place first = place_in_strip(kind, 0, 0), other = place_in_strip(kind, t, 0);
+    return (struct place){at.codes + (other.codes - first.codes), at.scales + (other.scales - first.scales),
+                          at.supers + (other.supers - first.supers)};
+}
+
+/* Moves each of a cell's tiles from block `block` by count. */
+INLINE void cell_forward(struct kind kind, int tiles, uint32_t block, uint32_t count,
+                         struct place w[CELL_TILES])
+{
+    w[0] = place_after(kind, w[0], block, count);
+    UNROLL for (int t = 1; t < tiles; t++)
+    {
+        w[t] = kind.panel ? place_after(kind, w[t], block, count) : place_beside(kind, w[0], (uint32_t)t);
+    }
 }
 
 INLINE int kind_sum_groups(struct kind kind)
@@ -112,9 +168,8 @@ INLINE vcode column_codes(struct kind kind, const uint8_t *codes, uint32_t col)
 }
 
 /* Integer sums of groups [g_first, g_end) of one block for a cell. */
-INLINE void sum_groups(struct kind kind, int tiles, int rows, int g_first, int g_end,
-                       const uint8_t *const *codes, const struct cpu_block *const *x,
-                       vsum sums[CELL_TILES][CELL_ROWS])
+INLINE void sum_groups(struct kind kind, int tiles, int rows, int g_first, int g_end, const struct place *at,
+                       const struct cpu_block *const *x, vsum sums[CELL_TILES][CELL_ROWS])
 {
     const int per_sum = kind_sum_groups(kind);
     vpart parts[CELL_TILES][CELL_ROWS];
@@ -131,7 +186,7 @@ INLINE void sum_groups(struct kind kind, int tiles, int rows, int g_first, int g
         vcode w[CELL_TILES];
         bool starts = (g - g_first) % per_sum == 0,
              ends = (g - g_first) % per_sum == per_sum - 1 || g == g_end - 1;
-        UNROLL for (int t = 0; t < tiles; t++) w[t] = group_codes(kind, codes[t], g);
+        UNROLL for (int t = 0; t < tiles; t++) w[t] = group_codes(kind, at[t].codes, g);
         UNROLL for (int r = 0; r < rows; r++)
         {
             vcode a = activation_load(x[r]->codes + g * 4);
@@ -162,19 +217,18 @@ INLINE vf power_scales(const uint8_t *exponents)
     return vf_min(vf_max(vf_mul(twice, vf_set1(0.5f)), vf_set1(0x1.0p-128f)), vf_set1(0x1.0p127f));
 }
 
-/* d and minimum of block b (half h of it) of one tile, from the tile's first scale. */
-INLINE void read_scales(struct kind kind, const uint8_t *scales, uint32_t b, int h, vf *ret_d,
-                        vf *ret_minimum)
+/* d and minimum of a block (half h of it) of one tile. */
+INLINE void read_scales(struct kind kind, struct place at, int h, vf *ret_d, vf *ret_minimum)
 {
     if (kind.panel) {
-        const float *f32 = (const float *)(const void *)(scales + b * kind_scale_bytes(kind)) + h * 2 * LANES;
+        const float *f32 = (const float *)(const void *)at.scales + h * 2 * LANES;
         *ret_d = vf_load(f32);
         *ret_minimum = vf_load(f32 + LANES);
         return;
     }
     const struct cpu_form_facts facts = cpu_form_facts(kind.form);
-    const uint16_t *super = f16_at(scales + cpu_super_at(facts, LANES, b / SUPER_BLOCKS));
-    const uint8_t *own = scales + cpu_scales_at(facts, LANES, b);
+    const uint16_t *super = f16_at(at.supers);
+    const uint8_t *own = at.scales;
     if (kind.form == FORM_K2) { // scale and minimum are the nibbles of a byte
         *ret_d = vf_mul(vf_load_f16(super), vf_load_low_nibbles(own + h * LANES));
         *ret_minimum = vf_mul(vf_load_f16(super + LANES), vf_load_high_nibbles(own + h * LANES));
@@ -193,16 +247,14 @@ struct ahead {
     bool even, odd;
 };
 
-/* Adds blocks [block_first, block_end) to f. codes, x: of the first of them, of each tile and row; scales: of
- * block 0 of each tile. ahead: what to bring into the cache meanwhile. It must go through memory in one
- * line: asking for the tiles' streams in turn, as they are read, reached 12 GB/s where one line reaches 19
- * (of 22 that a Zen 3 core can read). */
+/* Adds blocks [block_first, block_end) to f. w, x: the first of them, of each tile and row. ahead: what to bring
+ * into the cache meanwhile, in one line through memory. */
 INLINE void add_blocks(struct kind kind, int tiles, int rows, uint32_t block_first, uint32_t block_end,
-                       const uint8_t **codes, const uint8_t *const *scales, const struct cpu_block **x,
-                       struct ahead ahead, vf f[CELL_TILES][CELL_ROWS])
+                       struct place w[CELL_TILES], const struct cpu_block **x, struct ahead ahead,
+                       vf f[CELL_TILES][CELL_ROWS])
 {
     const int halves = kind.halves;
-    const size_t ahead_bytes = (size_t)tiles * (kind_code_bytes(kind) + kind_scale_bytes(kind));
+    const size_t ahead_bytes = kind_block_bytes(kind);
     for (uint32_t b = block_first; b < block_end; b++) {
         if (!kind.panel) { // panels are in the cache; panel_rows looks ahead for them
             if (ahead.even) {
@@ -217,11 +269,11 @@ INLINE void add_blocks(struct kind kind, int tiles, int rows, uint32_t block_fir
         UNROLL for (int h = 0; h < halves; h++)
         {
             vsum sums[CELL_TILES][CELL_ROWS];
-            sum_groups(kind, tiles, rows, h * 8 / halves, (h + 1) * 8 / halves, codes, x, sums);
+            sum_groups(kind, tiles, rows, h * 8 / halves, (h + 1) * 8 / halves, w, x, sums);
             UNROLL for (int t = 0; t < tiles; t++)
             {
                 vf d, minimum;
-                read_scales(kind, scales[t], b, h, &d, &minimum);
+                read_scales(kind, w[t], h, &d, &minimum);
                 UNROLL for (int r = 0; r < rows; r++)
                 {
                     const struct cpu_scales *xs = &x[r]->scales;
@@ -231,18 +283,17 @@ INLINE void add_blocks(struct kind kind, int tiles, int rows, uint32_t block_fir
                 }
             }
         }
-        UNROLL for (int t = 0; t < tiles; t++) codes[t] += kind_code_bytes(kind);
+        cell_forward(kind, tiles, b, 1, w);
         UNROLL for (int r = 0; r < rows; r++) x[r]++;
     }
 }
 
-/* Column `col` of a block as floats. codes: of the block; scales: of block 0, as `block` counts. */
-INLINE vf column_weights(struct kind kind, const uint8_t *codes, const uint8_t *scales, uint32_t block,
-                         uint32_t col)
+/* Column `col` of a block as floats. */
+INLINE vf column_weights(struct kind kind, struct place at, uint32_t col)
 {
     vf d, minimum;
-    vcode group = column_codes(kind, codes, col);
-    read_scales(kind, scales, block, kind.halves == 2 ? (int)col / 16 : 0, &d, &minimum);
+    vcode group = column_codes(kind, at.codes, col);
+    read_scales(kind, at, kind.halves == 2 ? (int)col / 16 : 0, &d, &minimum);
     if (kind.product_bits == 8) { // signed bytes are turned to unsigned ones
         vf code = vf_of_sum(code_column(group, col % 4, 128 - BYTE_OFFSET));
         return vf_mul(d, vf_sub(code, vf_set1(128)));
@@ -250,10 +301,9 @@ INLINE vf column_weights(struct kind kind, const uint8_t *codes, const uint8_t *
     return vf_fma(vf_of_sum(code_column(group, col % 4, 0)), d, minimum);
 }
 
-/* Adds the outliers of a chunk of each row to f. codes: of the chunk's first block of each tile; scales: of
- * block 0, when the chunk begins at `block_first`; outliers: of the chunk, of each row. */
-INLINE void add_outliers(struct kind kind, int tiles, int rows, uint32_t block_first,
-                         const uint8_t *const *codes, const uint8_t *const *scales,
+/* Adds the outliers of a chunk of each row to f. w: the chunk's first block, `block_first`, of each tile;
+ * outliers: of the chunk, of each row. */
+INLINE void add_outliers(struct kind kind, int tiles, int rows, uint32_t block_first, const struct place *w,
                          const struct cpu_outlier *const *outliers, vf f[CELL_TILES][CELL_ROWS])
 {
     for (int i = 0; i < CHUNK_OUTLIERS; i++) {
@@ -262,9 +312,9 @@ INLINE void add_outliers(struct kind kind, int tiles, int rows, uint32_t block_f
             const struct cpu_outlier *outlier = outliers[r] + i;
             UNROLL for (int t = 0; t < tiles; t++)
             {
-                vf w = column_weights(kind, codes[t] + outlier->block * kind_code_bytes(kind), scales[t],
-                                      block_first + outlier->block, outlier->col);
-                f[t][r] = vf_fma(w, vf_set1(outlier->value), f[t][r]);
+                vf column = column_weights(kind, place_after(kind, w[t], block_first, outlier->block),
+                                           outlier->col);
+                f[t][r] = vf_fma(column, vf_set1(outlier->value), f[t][r]);
             }
         }
     }
@@ -299,20 +349,19 @@ INLINE void unpack_panel(struct kind kind, const struct cpu_packed *weight, uint
 {
     const int halves = kind.halves;
     for (uint32_t t = 0; t < CELL_TILES; t++) {
-        const uint8_t *codes = weight->data + (tile + t) * weight->tile_bytes;
-        const uint8_t *scales = codes + kind_code_bytes(kind) * weight->block_count;
+        struct place at = place_of(kind, weight, tile + t, block_first);
         for (uint32_t b = 0; b < block_count; b++) {
-            const uint8_t *from = codes + (block_first + b) * kind_code_bytes(kind);
             UNROLL for (int g = 0; g < 8; g++) code_store(
-                panel->codes[t] + (b * 8 + (uint32_t)g) * VECTOR_BYTES, group_codes(kind, from, g));
+                panel->codes[t] + (b * 8 + (uint32_t)g) * VECTOR_BYTES, group_codes(kind, at.codes, g));
             UNROLL for (int h = 0; h < halves; h++)
             {
                 vf d, minimum;
                 float *to = panel->scales[t] + (b * (uint32_t)halves + (uint32_t)h) * 2 * LANES;
-                read_scales(kind, scales, block_first + b, h, &d, &minimum);
+                read_scales(kind, at, h, &d, &minimum);
                 vf_store(to, d);
                 vf_store(to + LANES, minimum);
             }
+            at = place_after(kind, at, block_first + b, 1);
         }
     }
 }
@@ -352,25 +401,22 @@ INLINE void packed_cell(struct kind kind, int tiles, int rows, int valid, const 
                         uint32_t tile, const struct cell_rows *x, struct ahead ahead, float *out)
 {
     const uint32_t chunk = cpu_chunk_blocks(weight->block_count);
-    const uint8_t *codes[CELL_TILES], *scales[CELL_TILES];
+    struct place w[CELL_TILES];
     const struct cpu_block *row[CELL_ROWS];
     const struct cpu_outlier *outliers[CELL_ROWS];
     vf f[CELL_TILES][CELL_ROWS];
-    UNROLL for (int t = 0; t < tiles; t++)
-    {
-        codes[t] = weight->data + (tile + (uint32_t)t) * weight->tile_bytes;
-        scales[t] = codes[t] + kind_code_bytes(kind) * weight->block_count;
-    }
+    w[0] = place_of(kind, weight, tile, 0);
+    UNROLL for (int t = 1; t < tiles; t++) w[t] = place_beside(kind, w[0], (uint32_t)t);
     cell_pointers(x, rows, valid, row, outliers);
     load_cell(tiles, rows, valid, NULL, f);
     for (uint32_t first = 0; first < weight->block_count; first += chunk) {
         uint32_t left = weight->block_count - first, count = left < chunk ? left : chunk;
-        const uint8_t *chunk_codes[CELL_TILES];
-        UNROLL for (int t = 0; t < tiles; t++) chunk_codes[t] = codes[t];
-        add_blocks(kind, tiles, rows, first, first + count, codes, scales, row, ahead, f);
-        ahead.from += count * (size_t)tiles * (kind_code_bytes(kind) + kind_scale_bytes(kind));
+        struct place chunk_first[CELL_TILES];
+        UNROLL for (int t = 0; t < tiles; t++) chunk_first[t] = w[t];
+        add_blocks(kind, tiles, rows, first, first + count, w, row, ahead, f);
+        ahead.from += count * kind_block_bytes(kind);
         if (x->outliers == NULL) continue;
-        add_outliers(kind, tiles, rows, first, chunk_codes, scales, outliers, f);
+        add_outliers(kind, tiles, rows, first, chunk_first, outliers, f);
         UNROLL for (int r = 0; r < rows; r++) outliers[r] += CHUNK_OUTLIERS;
     }
     store_cell(tiles, rows, valid, f, out);
@@ -379,33 +425,35 @@ INLINE void packed_cell(struct kind kind, int tiles, int rows, int valid, const 
 INLINE void panel_cell(struct kind kind, int rows, int valid, const struct panel *panel, uint32_t block_count,
                        bool first, const struct cell_rows *x, float *out)
 {
-    const uint8_t *codes[CELL_TILES], *chunk_codes[CELL_TILES], *scales[CELL_TILES];
+    struct place w[CELL_TILES], chunk_first[CELL_TILES];
     const struct cpu_block *row[CELL_ROWS];
     const struct cpu_outlier *outliers[CELL_ROWS];
     vf f[CELL_TILES][CELL_ROWS];
     kind.panel = true;
     UNROLL for (int t = 0; t < CELL_TILES; t++)
     {
-        chunk_codes[t] = codes[t] = panel->codes[t];
-        scales[t] = (const uint8_t *)panel->scales[t];
+        chunk_first[t] = w[t] = (struct place){.codes = panel->codes[t],
+                                               .scales = (const uint8_t *)panel->scales[t]};
     }
     cell_pointers(x, rows, valid, row, outliers);
     load_cell(CELL_TILES, rows, valid, first ? NULL : out, f);
-    add_blocks(kind, CELL_TILES, rows, 0, block_count, codes, scales, row, (struct ahead){0}, f);
-    if (x->outliers != NULL) add_outliers(kind, CELL_TILES, rows, 0, chunk_codes, scales, outliers, f);
+    add_blocks(kind, CELL_TILES, rows, 0, block_count, w, row, (struct ahead){0}, f);
+    if (x->outliers != NULL) add_outliers(kind, CELL_TILES, rows, 0, chunk_first, outliers, f);
     store_cell(CELL_TILES, rows, valid, f, out);
 }
 
 /* Few rows: codes are unpacked in registers, each cell anew. `rows` is a constant in each call, so that a cell
- * is straight code on registers. The first two cells bring the next tiles into the cache, half of them each:
- * more at a time than the memory gives would hold up the loads. */
+ * is straight code on registers. One cell asks for what it reads soon. Of more, the first two bring the next strip
+ * into the cache, half of it each: more at a time than the memory gives would hold up the loads. */
 INLINE void packed_rows(struct kind kind, int tiles, const struct cpu_packed *weight, uint32_t tile,
                         const struct cell_rows *x, uint32_t row_count, float *out)
 {
-    struct ahead ahead = {// past the last tile: a hint, no access
-                          .from = weight->data + (tile + (size_t)tiles) * weight->tile_bytes,
+    const bool one_cell = row_count <= CELL_ROWS;
+    const uint8_t *strip = weight->data + tile / CELL_TILES * weight->strip_bytes;
+    struct ahead ahead = {// past the last strip: a hint, no access
+                          .from = strip + (one_cell ? AHEAD_BYTES : weight->strip_bytes),
                           .even = true,
-                          .odd = row_count <= CELL_ROWS};
+                          .odd = one_cell};
     for (uint32_t r = 0; r < row_count;) {
         const struct cell_rows from = rows_from(x, r, 0);
         const uint32_t left = row_count - r;
@@ -430,8 +478,8 @@ INLINE void panel_rows(struct kind kind, const struct cpu_packed *weight, uint32
 {
     const uint32_t chunk = cpu_chunk_blocks(weight->block_count);
     /* The next tiles come into the cache a few lines with each cell. */
-    const uint8_t *ahead = weight->data + (tile + CELL_TILES) * weight->tile_bytes;
-    const size_t ahead_lines = CELL_TILES * weight->tile_bytes / CACHELINE_BYTES;
+    const uint8_t *ahead = weight->data + (tile / CELL_TILES + 1) * weight->strip_bytes;
+    const size_t ahead_lines = weight->strip_bytes / CACHELINE_BYTES;
     const size_t cells = (row_count / CELL_ROWS) * ((weight->block_count + chunk - 1) / chunk);
     const size_t step = (ahead_lines / cells + 1) * CACHELINE_BYTES;
     struct panel panel;
@@ -465,7 +513,7 @@ INLINE vf float_codes(enum cpu_form form, const uint8_t *tile, size_t k)
 INLINE void float_cell(enum cpu_form form, int tiles, int rows, int valid, const struct cpu_packed *weight,
                        uint32_t tile, const float *values, size_t row_values, float *out)
 {
-    const uint8_t *w = weight->data + tile * weight->tile_bytes;
+    const uint8_t *w = weight->data + tile * weight->strip_bytes;
     const float *x[CELL_ROWS];
     vf f[CELL_TILES][CELL_ROWS];
     UNROLL for (int r = 0; r < rows; r++) x[r] = values + (size_t)(r < valid ? r : valid - 1) * row_values;
@@ -473,7 +521,7 @@ INLINE void float_cell(enum cpu_form form, int tiles, int rows, int valid, const
     for (size_t k = 0; k < (size_t)weight->block_count * BLOCK_COLS; k++) {
         vf column[CELL_TILES];
         UNROLL for (int t = 0; t < tiles; t++)
-            column[t] = float_codes(form, w + (size_t)t * weight->tile_bytes, k);
+            column[t] = float_codes(form, w + (size_t)t * weight->strip_bytes, k);
         UNROLL for (int r = 0; r < rows; r++)
         {
             vf a = vf_set1(x[r][k]);
@@ -541,7 +589,7 @@ CPU_FORMS(X)
 static void product(const struct cpu_packed *weight, uint32_t tile_first, uint32_t tile_count,
                     const struct cpu_input *input, uint32_t row_first, uint32_t row_count, float *out)
 {
-    CHECK(weight->tile_rows == LANES);
+    CHECK(weight->tile_rows == LANES && tile_first % weight->strip_tiles == 0);
     CHECK(input->block_count == weight->block_count);
     CHECK(tile_count * LANES <= GROUP_ROWS);
     switch (weight->form) {

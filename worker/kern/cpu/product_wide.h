@@ -21,9 +21,8 @@ INLINE vcode column_codes(struct kind kind, const uint8_t *codes, uint32_t col)
 
 /* Integer sums of groups [g_first, g_end) of one block for a cell. An even group is of the first rows of the tile,
  * the odd one after it of the others. */
-INLINE void sum_groups(struct kind kind, int tiles, int rows, int g_first, int g_end,
-                       const uint8_t *const *codes, const struct cpu_block *const *x,
-                       vsum sums[CELL_TILES][CELL_ROWS])
+INLINE void sum_groups(struct kind kind, int tiles, int rows, int g_first, int g_end, const struct place *at,
+                       const struct cpu_block *const *x, vsum sums[CELL_TILES][CELL_ROWS])
 {
     vsum first[CELL_TILES][CELL_ROWS], second[CELL_TILES][CELL_ROWS]; // of a pair of rows, or one row
     const int step = rows == 1 ? 1 : 2;
@@ -40,7 +39,8 @@ INLINE void sum_groups(struct kind kind, int tiles, int rows, int g_first, int g
                              : activation_load_wide(x[r]->codes + g * 4, x[r + 1]->codes + g * 4);
         UNROLL for (int t = 0; t < tiles; t++)
         {
-            vcode w_first = group_codes(kind, codes[t], g), w_second = group_codes(kind, codes[t], g + 1);
+            vcode w_first = group_codes(kind, at[t].codes, g),
+                  w_second = group_codes(kind, at[t].codes, g + 1);
             UNROLL for (int r = 0; r < rows; r += step)
             {
                 first[t][r] = rows == 1 ? sum_add_bytes(first[t][r], w_first, a[r])
