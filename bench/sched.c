@@ -68,7 +68,7 @@ struct bench {
     struct rng rng;
     uint32_t *tokens; // (2 * context)
     void *plan_slot, *done_copy;
-    double submit;    // seconds, since the last step
+    double submit; // seconds, since the last step
 };
 
 /* A prompt of half to one and a half times the context. */

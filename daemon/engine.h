@@ -51,12 +51,11 @@ struct engine_conf {
     uv_loop_t *loop;
     const char *instance;
     const char *worker_path, *model_path;
-    uint32_t group_count; // at least 1
-    uint32_t rank_count;  // processes of each group, which the model is split over
-    const struct hosts
-        *hosts; // of several hosts: which ranks run where; NULL: all here. Borrowed until engine_free
-    uint32_t threads;     // of each group, all its processes together
-    bool pin_threads;     // each to a core of its own
+    uint32_t group_count;      // at least 1
+    uint32_t rank_count;       // processes of each group, which the model is split over
+    const struct hosts *hosts; // which ranks run where, borrowed until engine_free; NULL: all here
+    uint32_t threads;          // of each group, all its processes together
+    bool pin_threads;          // each to a core of its own
     const char (
         *group_cpus)[CPUS_TEXT_BYTES]; // (group_count), borrowed: a group's own, "": all. NULL: all for all
     bool private_weights;              // not shared with other workers, nor with this one's next life

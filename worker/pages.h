@@ -23,7 +23,7 @@ void pages_close(struct pages *pages); // NULL is fine
 const struct pool_header *pages_header(const struct pages *pages); // verified private copy
 void *pages_payload(const struct pages *pages);                    // (page_count, pages_bytes), writable
 
-uint64_t pages_bytes(const struct pages *pages);                  // payload of one page, ours
+uint64_t pages_bytes(const struct pages *pages); // payload of one page, ours
 /* Of a rank's payload, as sealed. Where descriptors are. */
 uint64_t pages_sum(const struct pages *pages, uint32_t page_idx, uint32_t rank);
 

@@ -51,7 +51,7 @@ struct pool_geometry {
     uint32_t head_count_kv; // of the model; of one rank: pool_rank_heads
     uint32_t head_dims;
     uint32_t remote_count; // the last so many ranks have theirs on other hosts (pool_local_count)
-    uint64_t page_bytes; // of all heads: pool_page_bytes; of one rank: pool_rank_page_bytes
+    uint64_t page_bytes;   // of all heads: pool_page_bytes; of one rank: pool_rank_page_bytes
     struct hash128 model_digest;
 };
 
