@@ -381,7 +381,7 @@ static int rank_join(struct worker *worker, struct err *err)
 }
 
 /* What the daemon, or the agent of a further host, made for this life. */
-static int home_attach(struct worker *worker, struct err *err)
+static int home_open(struct worker *worker, struct err *err)
 {
     const struct worker_conf *conf = &worker->conf;
     const struct charter *charter = &worker->host.charter;
@@ -391,7 +391,12 @@ static int home_attach(struct worker *worker, struct err *err)
         r = pages_open_far(conf->instance, conf->rank, &charter->geometry, charter->epoch, &worker->pages,
                            err);
     else r = pages_open(conf->instance, conf->rank, &worker->pages, err);
-    if (r == 0) r = life_verify(worker, err);
+    return r == 0 ? life_verify(worker, err) : r;
+}
+
+static int home_attach(struct worker *worker, struct err *err)
+{
+    int r = home_open(worker, err);
     if (r == 0) loading(worker, 0); // the first word of ours in the link
     return r;
 }
@@ -583,12 +588,13 @@ static int launch(struct worker *worker, char **argv)
     return r;
 }
 
-/* To the daemon through the link, or the agent through its own; of what all ranks know rank 0 speaks. */
+/* To the daemon through the link, or the agent through its own; of what all ranks know rank 0 speaks. Who failed before
+ * there was a link opens it now; who left one that is another life's has the pages still, and keeps off. */
 static void failure_tell(struct worker *worker, int r, const struct err *err)
 {
     const struct worker_conf *conf = &worker->conf;
-    if (r < 0 && !worker->link && conf->rank == 0)
-        (void)link_attach(conf->instance, conf->group, 0, &worker->link, NULL); // else there is the log
+    if (r < 0 && !worker->link && !worker->pages && conf->rank == 0)
+        (void)home_open(worker, NULL); // else there is the log
     if (r < 0 && worker->link) link_rank_panic(worker->link, err->text);
     else if (r < 0 && !worker->host.is_told) log_error("%s", err->text);
 }
