@@ -17,6 +17,7 @@
 #include "common/base/check.h"
 #include "common/base/clock.h"
 #include "common/base/cpus.h"
+#include "worker/relax.h"
 
 enum {
     /* Of a wait within a step. Waits are what one core was behind the other, some ten microseconds to a millisecond,
@@ -84,15 +85,6 @@ int dist_failed(const struct dist *dist)
 void *dist_area(const struct dist *dist, enum exchange_area area, uint64_t *ret_bytes)
 {
     return exchange_area(dist->conf.segment, &dist->conf.shape, area, ret_bytes);
-}
-
-static inline void relax(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
 }
 
 static bool all_arrived(const struct dist *dist)

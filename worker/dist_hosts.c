@@ -23,6 +23,7 @@
 
 #include "common/base/check.h"
 #include "common/base/clock.h"
+#include "worker/relax.h"
 
 enum {
     NAP_SHARE = 8,   // a nap is this part of what was waited: so much later, at most, a wait ends
@@ -85,15 +86,6 @@ static void nap(uint64_t waited_ns)
     if (ns < NAP_NS_MIN) ns = NAP_NS_MIN;
     const struct timespec t = {.tv_nsec = (long)ns};
     (void)nanosleep(&t, NULL); // a broken nap is a shorter one
-}
-
-static inline void relax(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
 }
 
 /* Until all that is posted is done. began_ns: of the wait, which may go over several exchanges. */

@@ -39,6 +39,7 @@
 #include "common/base/clock.h"
 #include "common/base/cpus.h"
 #include "common/base/limits.h"
+#include "worker/relax.h"
 
 enum {
     SPIN_NS_MAX = 50000, // about the price of a sleep and a wake
@@ -84,15 +85,6 @@ static void futex_wait(_Atomic uint32_t *word, uint32_t seen)
 static void futex_wake_all(_Atomic uint32_t *word)
 {
     (void)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0); // count woken: no use
-}
-
-static inline void relax(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
 }
 
 /* Spins until ready(team, value) or the budget is gone, and moves the budget: doubled when it paid, halved
