@@ -20,21 +20,11 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from kill_worker import PROMPTS, RESTART_S_MAX, Watch  # noqa: E402
 from kvasir_test import (Daemon, Skip, Tap, model_path, new_instance, note, process_is_alive,  # noqa: E402
                          vectors_path, wait_until)
-from ranks import CHUNK, mpi_is_built, prompts_of_ids, run_streams  # noqa: E402
+from ranks import CHUNK, answers_of, mpi_is_built, run_streams  # noqa: E402
 from two_hosts import TwoHosts  # noqa: E402
 
 MEMORY = ("--kv-cache-memory-bytes", "256M")
 SMALL = ("--kv-cache-memory-bytes", "16M", "--max-model-len", 160, "--max-num-batched-tokens", CHUNK, "--max-num-seqs", 4)
-
-
-def answers_of(d, length, tokens):
-    answers, cached = [], []
-    for prompt in prompts_of_ids(7, length):
-        answer = d.post("/v1/completions", {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "logprobs": 5,
-                                            "ignore_eos": True, "return_token_ids": True})
-        answers.append((answer["choices"][0]["token_ids"], answer["choices"][0]["logprobs"]))
-        cached.append(answer["usage"]["prompt_tokens_details"]["cached_tokens"])
-    return answers, cached
 
 
 def check_bits(two, options):

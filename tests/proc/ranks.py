@@ -100,17 +100,23 @@ def prompts_of_ids(seed, length):
     return [first, first[:length * 2 // 3] + [rng.randrange(3, 250) for _ in range(length // 3)], first]
 
 
+def answers_of(d, length, tokens):
+    """-> (ids and log-probabilities of each prompt's answer, its cached tokens)"""
+    answers, cached = [], []
+    for prompt in prompts_of_ids(7, length):
+        answer = d.post("/v1/completions", {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "logprobs": 5,
+                                            "ignore_eos": True, "return_token_ids": True})
+        answers.append((answer["choices"][0]["token_ids"], answer["choices"][0]["logprobs"]))
+        cached.append(answer["usage"]["prompt_tokens_details"]["cached_tokens"])
+    return answers, cached
+
+
 def check_shape(model, counts, length, tokens, dist="", wanted=None, then=None):
     """These numbers of ranks, with chunks of a prompt and hits of its beginning. then: done with each daemon."""
     for ranks in counts:
         with Daemon(model, "--tensor-parallel-size", ranks, "--kv-cache-memory-bytes", "64M", "--max-model-len", length + 64,
                    "--max-num-batched-tokens", CHUNK, "--max-num-seqs", 4, env=environment(dist=dist)) as d:
-            answers, cached = [], []
-            for prompt in prompts_of_ids(7, length):
-                answer = d.post("/v1/completions", {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "logprobs": 5,
-                                                    "ignore_eos": True, "return_token_ids": True})
-                answers.append((answer["choices"][0]["token_ids"], answer["choices"][0]["logprobs"]))
-                cached.append(answer["usage"]["prompt_tokens_details"]["cached_tokens"])
+            answers, cached = answers_of(d, length, tokens)
             assert d.fsck() == [], d.fsck()
             if then:
                 then(d)
