@@ -38,6 +38,7 @@
 #include "common/base/check.h"
 #include "common/base/clock.h"
 #include "common/base/cpus.h"
+#include "common/base/limits.h"
 #include "tests/unit/ranks_rig.h"
 
 enum { BYTES_MIN = 256, BYTES_MAX = 4 << 20, ROUNDS_MAX = 2001, KINDS = 7, COLS_MAX = BYTES_MAX / 4 };
@@ -55,9 +56,14 @@ struct bench {
     uint32_t turn;
 };
 
+static float *slots_of(const struct bench *bench, uint32_t turn)
+{
+    return bench->slots + (size_t)(turn % 2) * bench->rank_count * COLS_MAX;
+}
+
 static float *next_slots(struct bench *bench)
 {
-    return bench->slots + (size_t)(bench->turn++ % 2) * bench->rank_count * COLS_MAX;
+    return slots_of(bench, bench->turn++);
 }
 
 static void gather(struct bench *bench, uint32_t cols)
@@ -99,18 +105,31 @@ static void add_two(float *restrict sum, const float *restrict a, const float *r
     for (uint32_t i = 0; i < cols; i++) sum[i] = a[i] + b[i];
 }
 
+/* Lines that others have read are theirs too. Those of the next call, which all have left behind them, are asked for while
+ * this one's are read. */
+static void claim(const float *x, uint32_t cols)
+{
+    enum { CLAIMED = 1024 }; // beyond it stores do not wait
+    for (uint32_t i = 0; i < cols && i < CLAIMED; i += CACHELINE_BYTES / sizeof(float))
+        __builtin_prefetch(x + i, 1);
+}
+
+/* In the order of ranks: what a rank has itself is read where it was, not from its slot. */
 static void reduce(struct bench *bench, uint32_t cols)
 {
     enum { PIECE = 1024 }; // of the sum: stays in the first-level cache while all slots pass
-    float *slots = next_slots(bench);
-    memcpy(slots + (size_t)bench->rank * COLS_MAX, bench->own, cols * sizeof(float));
+    float *slots = next_slots(bench), *own = slots + (size_t)bench->rank * COLS_MAX;
+    const float *parts[RANKS_MAX];
+    for (uint32_t r = 0; r < bench->rank_count; r++)
+        parts[r] = r == bench->rank ? bench->own : slots + (size_t)r * COLS_MAX;
+    memcpy(own, bench->own, cols * sizeof(float));
     CHECK(dist_barrier(bench->dist) == 0);
+    claim(slots_of(bench, bench->turn) + (size_t)bench->rank * COLS_MAX, cols);
     for (uint32_t first = 0; first < cols; first += PIECE) {
         const uint32_t count = cols - first < PIECE ? cols - first : PIECE;
-        if (bench->rank_count == 1) memcpy(bench->sum + first, slots + first, count * sizeof(float));
-        else add_two(bench->sum + first, slots + first, slots + COLS_MAX + first, count);
-        for (uint32_t r = 2; r < bench->rank_count; r++)
-            add_to(bench->sum + first, slots + (size_t)r * COLS_MAX + first, count);
+        if (bench->rank_count == 1) memcpy(bench->sum + first, bench->own + first, count * sizeof(float));
+        else add_two(bench->sum + first, parts[0] + first, parts[1] + first, count);
+        for (uint32_t r = 2; r < bench->rank_count; r++) add_to(bench->sum + first, parts[r] + first, count);
     }
 }
 
