@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <uv.h>
@@ -248,13 +247,7 @@ static void ranks_trouble(void *owner, const char *what)
  * link, has not yet; the ranks that it started go with it. */
 static void launcher_end(const struct charter *life)
 {
-    if (life->launcher_pid <= 1 || life->launcher_pid > INT32_MAX || life->launcher_start == 0) return;
-    int pidfd = (int)syscall(SYS_pidfd_open, (pid_t)life->launcher_pid, 0);
-    if (pidfd < 0) return; // gone
-    // The descriptor first, then the look: what it refers to is then the process that was looked at.
-    if (owner_is_alive(life->launcher_pid, life->launcher_start))
-        (void)syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0); // gone is fine too
-    (void)close(pidfd);
+    if (life->launcher_pid > 1) (void)owner_kill(life->launcher_pid, life->launcher_start); // gone is fine too
 }
 
 static void life_over(void *owner)

@@ -10,12 +10,10 @@
 #include "common/ipc/link.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "common/base/check.h"
@@ -230,18 +228,11 @@ static int header_verify(const struct segment *segment, uint32_t group, struct l
     return 0;
 }
 
-/* The descriptor first, then the look: what it refers to is then the process that was looked at. */
 static int rank_kill(struct rank_cell *cell)
 {
     // Acquire: partner is the release store in link_attach.
     int64_t pid = atomic_load_explicit(&cell->pid, memory_order_acquire);
-    uint64_t start = atomic_load_explicit(&cell->start, memory_order_relaxed);
-    if (pid <= 0 || pid > INT32_MAX || start == 0) return 0;
-    int pidfd = (int)syscall(SYS_pidfd_open, (pid_t)pid, 0);
-    if (pidfd < 0) return 0; // gone
-    int r = owner_is_alive(pid, start) && syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) == 0;
-    (void)close(pidfd);
-    return r;
+    return owner_kill(pid, atomic_load_explicit(&cell->start, memory_order_relaxed));
 }
 
 int link_kill_ranks(const char *instance, uint32_t group)

@@ -4,9 +4,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 /* "PID (comm) S ppid ...": comm may hold spaces and parentheses, so fields are counted behind the last ')'.
@@ -63,4 +65,15 @@ bool owner_is_alive(int64_t pid, uint64_t start)
 {
     uint64_t now;
     return owner_start(pid, &now) == 0 && now == start;
+}
+
+bool owner_kill(int64_t pid, uint64_t start)
+{
+    if (pid <= 0 || pid > INT32_MAX || start == 0) return false;
+    // The descriptor first, then the look: what it refers to is then the process that was looked at.
+    int pidfd = (int)syscall(SYS_pidfd_open, (pid_t)pid, 0);
+    if (pidfd < 0) return false; // gone
+    bool killed = owner_is_alive(pid, start) && syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) == 0;
+    (void)close(pidfd); // never written
+    return killed;
 }
