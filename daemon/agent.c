@@ -49,13 +49,13 @@ struct agent {
     uv_signal_t sigterm, sigint;
     uv_timer_t look;
     uint32_t peer_count;
-    struct peer *next;          // its life is to begin; NULL: none
-    struct peer *leader;        // of the life there is; NULL: it has gone
-    struct charter life;        // of that life
-    struct link *link;          // NULL: there is none
-    struct ranks *ranks;        // NULL: likewise, or on its way out
-    int weights_fds[RANKS_MAX]; // of the life, by its ranks; -1: none
-    struct hash128 weights[RANKS_MAX];
+    struct peer *next;   // its life is to begin; NULL: none
+    struct peer *leader; // of the life there is; NULL: it has gone
+    struct charter life; // of that life
+    struct link *link;   // NULL: there is none
+    struct ranks *ranks; // NULL: likewise, or on its way out
+    struct weights_hold
+        weights[RANKS_MAX];               // of the life, by its ranks: between two lives of them we use them
     bool is_told, is_ending, is_stopping; // told that they are ready
 };
 
@@ -211,23 +211,6 @@ static int segments_make(struct agent *agent, struct err *err)
     return r < 0 ? r : kept;
 }
 
-static void weights_drop(struct agent *agent, uint32_t i)
-{
-    if (agent->weights_fds[i] >= 0)
-        weights_unkeep(agent->weights[i], agent->life.rank_first + i, agent->weights_fds[i]);
-    agent->weights_fds[i] = -1;
-}
-
-/* As group.c: between two lives of the ranks we use their weights. */
-static void weights_take(struct agent *agent, uint32_t i, struct hash128 key)
-{
-    if (agent->weights_fds[i] >= 0 && hash128_equal(agent->weights[i], key)) return;
-    weights_drop(agent, i);
-    agent->weights[i] = key;
-    if (hash128_equal(key, (struct hash128){0})) return; // they are the rank's own
-    if (weights_keep(key, agent->life.rank_first + i, &agent->weights_fds[i]) < 0) agent->weights_fds[i] = -1;
-}
-
 /* ---- a life ---- */
 
 static void life_end(struct agent *agent, const char *why)
@@ -247,7 +230,8 @@ static void ranks_trouble(void *owner, const char *what)
  * link, has not yet; the ranks that it started go with it. */
 static void launcher_end(const struct charter *life)
 {
-    if (life->launcher_pid > 1) (void)owner_kill(life->launcher_pid, life->launcher_start); // gone is fine too
+    if (life->launcher_pid > 1)
+        (void)owner_kill(life->launcher_pid, life->launcher_start); // gone is fine too
 }
 
 static void life_over(void *owner)
@@ -310,7 +294,7 @@ static void look(uv_timer_t *timer)
         link_rank_status(agent->link, agent->life.rank_first + i, &rank);
         if (rank.state != RANK_READY) continue;
         ready_count++;
-        weights_take(agent, i, rank.weights);
+        weights_hold(&agent->weights[i], rank.weights, agent->life.rank_first + i);
     }
     if (agent->is_told || ready_count < agent->life.rank_count) return;
     agent->is_told = true;
@@ -328,7 +312,7 @@ static void life_begin(struct agent *agent)
         launcher_end(&agent->life);
     for (uint32_t i = 0; i < RANKS_MAX; i++)
         if (agent->life.rank_first != peer->charter.rank_first || i >= peer->charter.rank_count)
-            weights_drop(agent, i);
+            weights_release(&agent->weights[i]);
     agent->life = peer->charter;
     int kept = segments_make(agent, &err), r = kept < 0 ? kept : ranks_make(agent, &err);
     if (r < 0) {
@@ -431,7 +415,7 @@ static int start(struct agent *agent, struct err *err)
 static void finish(struct agent *agent)
 {
     const char *instance = agent->conf->instance;
-    for (uint32_t i = 0; i < RANKS_MAX; i++) weights_drop(agent, i);
+    for (uint32_t i = 0; i < RANKS_MAX; i++) weights_release(&agent->weights[i]);
     if (agent->listen_fd >= 0) (void)close(agent->listen_fd); // nobody comes any more
     if (agent->lock_fd < 0) return;
     ranks_sweep(instance, 0);
@@ -444,7 +428,7 @@ int agent_run(const struct conf *conf)
     static struct agent agent; // large
     struct err err = {0};
     agent = (struct agent){.conf = conf, .lock_fd = -1, .listen_fd = -1};
-    for (uint32_t i = 0; i < RANKS_MAX; i++) agent.weights_fds[i] = -1;
+    for (uint32_t i = 0; i < RANKS_MAX; i++) agent.weights[i].fd = -1;
     (void)signal(SIGPIPE, SIG_IGN); // a leader that has gone answers EPIPE
     int r = uv_loop_init(&agent.loop);
     if (r < 0) {

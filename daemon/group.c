@@ -45,8 +45,9 @@ struct group {
     uint64_t ready_ns; // of the last READY
     uint64_t step_ns;  // when the plan in flight was pushed; 0: none
     uint64_t restarts;
-    struct hash128 weights[RANKS_MAX]; // (rank_count) shared by our workers, kept by us
-    int weights_fds[RANKS_MAX];        // -1: none
+    /* (rank_count). Weights that nobody uses are removed by whoever starts next; between two lives of our workers we
+     * use them. */
+    struct weights_hold weights[RANKS_MAX];
     bool ever_ready;
     bool wild;   // how the last life ended: group_is_wild
     bool useful; // this life has answered a step
@@ -260,23 +261,6 @@ static void ranks_trouble(void *owner, const char *what)
     processes_kill(group);
 }
 
-static void weights_drop(struct group *group, uint32_t rank)
-{
-    if (group->weights_fds[rank] >= 0) weights_unkeep(group->weights[rank], rank, group->weights_fds[rank]);
-    group->weights_fds[rank] = -1;
-}
-
-/* Weights that nobody uses are removed by whoever starts next; between two lives of our worker we use them. */
-static void weights_take(struct group *group, uint32_t rank, struct hash128 key)
-{
-    int *fd = &group->weights_fds[rank];
-    if (*fd >= 0 && hash128_equal(group->weights[rank], key)) return;
-    weights_drop(group, rank);
-    if (hash128_equal(key, (struct hash128){0})) return; // they are the worker's own
-    if (weights_keep(key, rank, fd) < 0) *fd = -1;       // the next life may pack again
-    group->weights[rank] = key;
-}
-
 static void ready_look(struct group *group)
 {
     struct rank_status rank;
@@ -299,7 +283,7 @@ static void ready_look(struct group *group)
     group->ever_ready = true;
     for (uint32_t i = 0; i < group->conf.local_count; i++) {
         link_rank_status(group->link, i, &rank);
-        weights_take(group, i, rank.weights);
+        weights_hold(&group->weights[i], rank.weights, i);
     }
     group->ready_ns = clock_mono_ns();
     group->conf.callbacks->on_ready(group->conf.owner);
@@ -354,7 +338,7 @@ void group_step_end(struct group *group)
 static void handle_gone(struct group *group)
 {
     if (--group->handles_open > 0) return;
-    for (uint32_t i = 0; i < RANKS_MAX; i++) weights_drop(group, i);
+    for (uint32_t i = 0; i < RANKS_MAX; i++) weights_release(&group->weights[i]);
     void (*on_freed)(void *) = group->on_freed;
     void *owner = group->conf.owner;
     free(group->instance);
@@ -416,7 +400,7 @@ int group_new(const struct group_conf *conf, struct group **ret_group, struct er
     struct group *group = calloc(1, sizeof *group);
     if (!group) return ERR(err, -ENOMEM, "out of memory");
     group->conf = *conf;
-    for (uint32_t i = 0; i < RANKS_MAX; i++) group->weights_fds[i] = -1;
+    for (uint32_t i = 0; i < RANKS_MAX; i++) group->weights[i].fd = -1;
     group->instance = strdup(conf->instance);
     group->worker_path = strdup(conf->worker_path);
     group->model_path = strdup(conf->model_path);

@@ -366,6 +366,22 @@ void weights_unkeep(struct hash128 key, uint32_t rank, int fd)
     leave(fd, name);
 }
 
+void weights_release(struct weights_hold *hold)
+{
+    if (hold->fd >= 0) weights_unkeep(hold->key, hold->rank, hold->fd);
+    hold->fd = -1;
+}
+
+void weights_hold(struct weights_hold *hold, struct hash128 key, uint32_t rank)
+{
+    if (hold->fd >= 0 && hold->rank == rank && hash128_equal(hold->key, key)) return;
+    weights_release(hold);
+    hold->key = key;
+    hold->rank = rank;
+    if (hash128_equal(key, (struct hash128){0})) return;
+    if (weights_keep(key, rank, &hold->fd) < 0) hold->fd = -1; // the next life may pack again
+}
+
 /* ---- all of them ---- */
 
 /* Calls fn with every name of ours in SHM_DIR, '/' in front, until it returns non-zero. */

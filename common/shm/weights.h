@@ -63,6 +63,16 @@ void weights_close(struct weights *weights); // rule W4; NULL is fine
 int weights_keep(struct hash128 key, uint32_t rank, int *ret_fd);
 void weights_unkeep(struct hash128 key, uint32_t rank, int fd); // rule W4
 
+/* What is kept of one worker from one of its lives to the next. */
+struct weights_hold {
+    struct hash128 key;
+    uint32_t rank;
+    int fd; // -1: nothing
+};
+/* In place of what it has; where there is no such segment, or key is zero (the worker's own memory), nothing. */
+void weights_hold(struct weights_hold *hold, struct hash128 key, uint32_t rank);
+void weights_release(struct weights_hold *hold); // nothing is fine
+
 enum weights_state { WEIGHTS_READY, WEIGHTS_BUILDING, WEIGHTS_ABANDONED, WEIGHTS_FOREIGN };
 
 struct weights_info {
