@@ -150,20 +150,15 @@ static void peer_came(uv_poll_t *poll, int poll_status, int events)
 
 /* ---- segments ---- */
 
-static void kv_part(uint32_t rank, char part[static 16])
-{
-    (void)snprintf(part, 16, "kv.%" PRIu32, rank); // fits
-}
-
 /* One rank's payload, which nobody writes to any more: what there is if it has the size, else made. -> whether it was
  * there. The name keeps it, nothing of ours. */
 static int kv_take(const char *instance, const struct pool_geometry *geometry, uint32_t rank, struct err *err)
 {
-    char part[16];
+    char part[POOL_PART_BYTES];
     struct segment kv = {.base = NULL};
     int lock_fd;
     uint64_t wanted = pool_rank_page_bytes(geometry, rank) * geometry->page_count; // verified: below 2^63
-    kv_part(rank, part);
+    pool_payload_part(rank, part);
     int r = segment_open_alone(instance, part, RANK_GONE_NS_MAX, &kv, &lock_fd, err);
     if (r == 0) {
         bool fits = kv.bytes == wanted;
@@ -184,11 +179,11 @@ static int kv_take(const char *instance, const struct pool_geometry *geometry, u
 static int kv_is_foreign(void *arg, const char *part, size_t bytes)
 {
     const struct charter *charter = arg;
-    char own[16];
+    char own[POOL_PART_BYTES];
     (void)bytes;
     if (strncmp(part, "kv.", 3) != 0) return 0;
     for (uint32_t i = 0; i < charter->rank_count; i++) {
-        kv_part(charter->rank_first + i, own);
+        pool_payload_part(charter->rank_first + i, own);
         if (strcmp(part, own) == 0) return 0;
     }
     (void)segment_unlink(charter->instance, part); // what stays is met again

@@ -13,11 +13,6 @@
 
 #define WORKER_GONE_NS_MAX (10 * NS_PER_S) // to unmap all that it had
 
-static void kv_part(uint32_t rank, char part[static 16])
-{
-    (void)snprintf(part, 16, "kv.%" PRIu32, rank); // fits
-}
-
 static void home_close(struct pool_home *home)
 {
     pool_free(home->pool);
@@ -30,9 +25,9 @@ static void home_close(struct pool_home *home)
 static int rank_take(const char *instance, const struct pool_geometry *geometry, uint32_t rank,
                      struct segment *ret_kv, int *ret_lock_fd, struct err *err)
 {
-    char part[16];
+    char part[POOL_PART_BYTES];
     uint64_t wanted = pool_rank_page_bytes(geometry, rank) * geometry->page_count; // verified: below 2^63
-    kv_part(rank, part);
+    pool_payload_part(rank, part);
     int r = segment_open_alone(instance, part, WORKER_GONE_NS_MAX, ret_kv, ret_lock_fd, err);
     if (r == 0 && ret_kv->bytes != wanted) {
         r = ERR(err, ERR_FORMAT, "%s has %zu bytes, wanted %" PRIu64, ret_kv->name, ret_kv->bytes, wanted);
@@ -93,10 +88,10 @@ static int home_adopt(const char *instance, const struct pool_geometry *geometry
 static int home_make(const char *instance, const struct pool_geometry *geometry,
                      const struct pool_owner *owner, struct pool_home *home, struct err *err)
 {
-    char part[16];
+    char part[POOL_PART_BYTES];
     int r = 0;
     for (uint32_t rank = 0; r == 0 && rank < pool_local_count(geometry); rank++) {
-        kv_part(rank, part);
+        pool_payload_part(rank, part);
         uint64_t bytes = pool_rank_page_bytes(geometry, rank) * geometry->page_count;
         r = segment_create(instance, part, bytes, &home->kv[rank], err);
     }

@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -32,8 +31,8 @@ enum { MARK_READ = 0, MARK_WRITTEN = 1, MARKS_A_PLAN = 2 };
  * in, and we find that we are nobody's. */
 static int payload_open(const char *instance, uint32_t rank, struct pages **ret_pages, struct err *err)
 {
-    char part[32];
-    (void)snprintf(part, sizeof part, "kv.%" PRIu32, rank); // fits
+    char part[POOL_PART_BYTES];
+    pool_payload_part(rank, part);
     struct pages *pages = calloc(1, sizeof *pages);
     if (!pages) return ERR(err, -ENOMEM, "no memory for a view of the pool");
     pages->rank = rank;

@@ -240,9 +240,9 @@ static void payloads_open(const char *instance, const struct pool_geometry *geom
                           struct payloads *payloads, struct audit_report *report)
 {
     for (uint32_t rank = 0; rank < pool_local_count(geometry) && geometry->page_bytes > 0; rank++) {
-        char part[32];
+        char part[POOL_PART_BYTES];
         struct err err;
-        (void)snprintf(part, sizeof part, "kv.%u", rank); // fits
+        pool_payload_part(rank, part);
         if (segment_open_read(instance, part, &payloads->segments[rank], &err) < 0) {
             fault(report, "%s", err.text);
             continue;

@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -71,6 +72,11 @@ void pool_rank_heads(uint32_t head_count, uint32_t rank_count, uint32_t rank, ui
              next = (uint32_t)((uint64_t)head_count * (rank + 1) / rank_count);
     *ret_first = first;
     *ret_count = next > first ? next - first : 1;
+}
+
+void pool_payload_part(uint32_t rank, char ret_part[static POOL_PART_BYTES])
+{
+    (void)snprintf(ret_part, POOL_PART_BYTES, "kv.%u", rank); // fits
 }
 
 uint64_t pool_rank_page_bytes(const struct pool_geometry *geometry, uint32_t rank)

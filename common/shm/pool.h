@@ -29,6 +29,9 @@ void pool_rank_heads(uint32_t head_count, uint32_t rank_count, uint32_t rank, ui
                      uint32_t *ret_count);
 /* Of one page, of a verified geometry; 0 for a pool without payload. */
 uint64_t pool_rank_page_bytes(const struct pool_geometry *geometry, uint32_t rank);
+/* The part's name of a rank's payload: kv.<rank>. */
+enum { POOL_PART_BYTES = 16 };
+void pool_payload_part(uint32_t rank, char ret_part[static POOL_PART_BYTES]);
 /* Ranks of this host, whose payload lies here: [0, that). */
 static inline uint32_t pool_local_count(const struct pool_geometry *geometry)
 {

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <stdbool.h>
-#include <stdio.h>
 
 #include "common/base/clock.h"
 #include "common/shm/pool.h"
@@ -38,10 +37,10 @@ static uint32_t corrupt_free(void *meta, const struct pool_header *header, const
 static int rank_repair(const char *instance, void *meta, const struct pool_header *header, uint32_t rank,
                        struct pool_repair *repair, struct err *err)
 {
-    char part[32];
+    char part[POOL_PART_BYTES];
     struct payload payload = {.lock_fd = -1};
     const struct pool_geometry *g = &header->geometry;
-    (void)snprintf(part, sizeof part, "kv.%u", rank); // fits
+    pool_payload_part(rank, part);
     int r = segment_open_alone(instance, part, WRITERS_GONE_NS_MAX, &payload.segment, &payload.lock_fd, err);
     if (r < 0) return r;
     if (payload.segment.bytes / pool_rank_page_bytes(g, rank) < g->page_count)
