@@ -52,7 +52,7 @@ def refusal(two, line, model, *flags, agent=(), status=78, **options):
         d.kill()
     for one in agents:
         one.stop()
-    folder = f"/proc/{two.b.holder.pid}/root/tmp/kvasir-{instance}-ranks.0"
+    folder = two.b.path(f"/tmp/kvasir-{instance}-ranks.0")
     if not agents and os.path.isdir(folder):
         os.rmdir(folder)  # Open MPI's, empty: there was no agent to sweep
     assert got == status and any(re.search(line, text) for text in d.lines), (line, got, d.lines)

@@ -72,6 +72,10 @@ class Host:
     def run(self, *command):
         run(*self.inside, *command)
 
+    def path(self, name):
+        """Where a path of this host is found from outside."""
+        return os.path.join("/proc", str(self.holder.pid), "root", name.lstrip("/"))
+
     def processes(self, name=""):
         """Pids of ours in here, but for the holder."""
         found = []
@@ -88,8 +92,7 @@ class Host:
 
     def left(self):
         """Names in /dev/shm and /tmp that are an instance's, or weights."""
-        root = f"/proc/{self.holder.pid}/root"
-        return [f"{folder}/{name}" for folder in ("/dev/shm", "/tmp") for name in os.listdir(root + folder)
+        return [f"{folder}/{name}" for folder in ("/dev/shm", "/tmp") for name in os.listdir(self.path(folder))
                 if "kvasir-" in name and not name.startswith("kvasir-hosts-") or "ompi" in name or "vader" in name]
 
     def end(self):
@@ -272,6 +275,6 @@ class Agent(Daemon):
 
     def fresh(self):
         """What a reboot of its host would leave: nothing."""
-        folder = f"/proc/{self.host.holder.pid}/root/dev/shm"
+        folder = self.host.path("/dev/shm")
         for name in os.listdir(folder):
             os.unlink(os.path.join(folder, name))
