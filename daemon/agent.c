@@ -386,9 +386,6 @@ static int leftovers_end(const char *instance, struct err *err)
                    "agent needs an "
                    "instance, or a host, of its own",
                    instance);
-    (void)link_kill_ranks(instance, 0); // they may be gone already
-    (void)link_unlink(instance, 0);     // as may its name
-    (void)segment_unlink(instance, "exchange.0");
     ranks_sweep(instance, 0);
     return ranks_directory_make(instance, 0, err);
 }

@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "common/base/clock.h"
-#include "common/ipc/link.h"
 #include "common/shm/audit.h"
 #include "daemon/ranks.h"
 
@@ -41,25 +40,12 @@ static void payload_share(const int *lock_fds, uint32_t rank_count)
     for (uint32_t rank = 0; rank < rank_count; rank++) segment_share(lock_fds[rank]);
 }
 
-/* The workers of the dead daemon, of as many groups as it had and not as we shall have, and what they spoke through: ours
- * is made anew. */
-static void old_groups_end(const char *instance)
-{
-    char part[32];
-    for (uint32_t group = 0; group < GROUPS_MAX; group++) {
-        (void)snprintf(part, sizeof part, "exchange.%" PRIu32, group); // fits
-        (void)link_kill_ranks(instance, group);                        // they may be gone already
-        (void)link_unlink(instance, group);                            // as may its name
-        (void)segment_unlink(instance, part);
-        ranks_sweep(instance, group);
-    }
-}
-
 /* Of all ranks of this host, or of none. lock_fds: (pool_local_count) */
 static int payload_take(const char *instance, const struct pool_geometry *geometry, struct segment *kv,
                         int *lock_fds, struct err *err)
 {
-    old_groups_end(instance);
+    // Of as many groups as the dead daemon had, not as we shall have.
+    for (uint32_t group = 0; group < GROUPS_MAX; group++) ranks_sweep(instance, group);
     for (uint32_t rank = 0; rank < pool_local_count(geometry); rank++) {
         int r = rank_take(instance, geometry, rank, &kv[rank], &lock_fds[rank], err);
         if (r == 0) continue;

@@ -102,10 +102,19 @@ static void directory_name(const char *instance, uint32_t group_idx, bool is_spr
     (void)snprintf(out, DIRECTORY_BYTES, "%s/kvasir-%s-ranks.%" PRIu32, base, instance, group_idx); // fits
 }
 
+static void exchange_part(uint32_t group_idx, char part[static 32])
+{
+    (void)snprintf(part, 32, "exchange.%" PRIu32, group_idx); // fits
+}
+
 void ranks_sweep(const char *instance, uint32_t group_idx)
 {
-    char path[DIRECTORY_BYTES];
+    char path[DIRECTORY_BYTES], part[32];
     struct stat st;
+    exchange_part(group_idx, part);
+    (void)link_kill_ranks(instance, group_idx);
+    (void)link_unlink(instance, group_idx);
+    (void)segment_unlink(instance, part);
     for (int is_spread = 0; is_spread <= 1; is_spread++) {
         directory_name(instance, group_idx, is_spread, path);
         if (lstat(path, &st) == 0 && st.st_uid == geteuid() && S_ISDIR(st.st_mode)) directory_remove(path);
@@ -314,7 +323,7 @@ static void release(struct ranks *ranks)
     char part[32];
     void (*on_freed)(void *) = ranks->on_freed;
     void *owner = ranks->conf.owner;
-    (void)snprintf(part, sizeof part, "exchange.%" PRIu32, ranks->conf.group_idx); // fits
+    exchange_part(ranks->conf.group_idx, part);
     segment_close(&ranks->exchange);
     (void)segment_unlink(ranks->conf.instance, part); // a name that is gone is what we want
     if (ranks->epoll_fd >= 0) (void)close(ranks->epoll_fd);
@@ -337,7 +346,7 @@ int ranks_new(const struct ranks_conf *conf, struct ranks **ret_ranks, struct er
     ranks->conf = *conf;
     ranks->stuck_ns = STUCK_NS_MIN;
     for (uint32_t i = 0; i <= RANKS_MAX; i++) ranks->watches[i].pidfd = -1;
-    (void)snprintf(part, sizeof part, "exchange.%" PRIu32, conf->group_idx); // fits
+    exchange_part(conf->group_idx, part);
     directory_name(conf->instance, conf->group_idx, conf->is_spread, ranks->directory);
     ranks->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     int r = ranks->epoll_fd < 0 ? err_sys(err, errno, "epoll") : 0;

@@ -56,7 +56,8 @@ void ranks_rest(struct ranks *ranks); // the life is over: nothing is watched, t
 const char *ranks_directory(const struct ranks *ranks);
 /* Of a group that is spread, empty. -EPERM where another user has it. */
 int ranks_directory_make(const char *instance, uint32_t group_idx, struct err *err);
-/* What a daemon of this instance that died left of a group's directory, where it is ours. The group's ranks are gone. */
+/* What a daemon or agent of this instance that died left of a group: its ranks are killed, what they spoke through is
+ * removed, and MPI's directory where it is ours. Any of it may be gone already. */
 void ranks_sweep(const char *instance, uint32_t group_idx);
 
 #endif
