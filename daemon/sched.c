@@ -282,21 +282,6 @@ static int32_t priority_clamp(int32_t priority)
     return priority < -SCHED_PRIORITY_MAX ? -SCHED_PRIORITY_MAX : priority;
 }
 
-static struct seq_params params_take(const struct plan_seq *params)
-{
-    return (struct seq_params){
-        .seed = params->seed,
-        .logprobs = params->logprobs,
-        .top_k = params->top_k,
-        .temperature = params->temperature,
-        .top_p = params->top_p,
-        .min_p = params->min_p,
-        .repetition_penalty = params->repetition_penalty,
-        .presence_penalty = params->presence_penalty,
-        .frequency_penalty = params->frequency_penalty,
-    };
-}
-
 static int seq_fill(struct seq *seq, const struct sched_request *request)
 {
     uint32_t tokens_max = request->prompt_count + request->output_max;
@@ -305,7 +290,7 @@ static int seq_fill(struct seq *seq, const struct sched_request *request)
         .generation = seq->generation == UINT32_MAX ? 1 : seq->generation + 1, // an id is never 0
         .next = seq->next,
         .owner = request->owner,
-        .params = params_take(&request->params),
+        .params = {SEQ_PARAMS_FROM(&request->params)},
         .bias_count = request->bias_count,
         .retain_count = request->retain_count,
         .min_output = request->min_output,

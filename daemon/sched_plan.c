@@ -165,25 +165,16 @@ static void load_add(struct step *step, const struct seq *seq, uint32_t rows, bo
 static void plan_push(struct step *step, uint32_t slot, uint32_t rows)
 {
     struct seq *seq = &step->sched->seqs[slot];
-    const struct seq_params *params = &seq->params;
     uint32_t end = seq->computed + rows;
     bool scores = sched_is_scoring(seq) && end > seq->scored;
     struct plan_seq out = {
         .seq_id = sched_seq_id(step->sched, slot),
-        .seed = params->seed,
+        SEQ_PARAMS_FROM(&seq->params),
         .flags = (end == seq->token_count ? PLAN_SAMPLE : 0) | (scores ? PLAN_SCORE : 0),
         .token_count = rows,
         .pos_first = seq->computed,
         .bias_count = biases_held(seq),
-        .logprobs = params->logprobs,
         .score_target = scores && end < seq->prompt_count ? seq->tokens[end] : PLAN_TOKEN_NONE,
-        .top_k = params->top_k,
-        .temperature = params->temperature,
-        .top_p = params->top_p,
-        .min_p = params->min_p,
-        .repetition_penalty = params->repetition_penalty,
-        .presence_penalty = params->presence_penalty,
-        .frequency_penalty = params->frequency_penalty,
     };
     const uint32_t *tokens = sched_rows_wanted(seq) == 1 ? &seq->last_token
                                                          : sched_seq_tokens(seq) + seq->computed;

@@ -44,6 +44,13 @@ struct seq_params {
     float repetition_penalty, presence_penalty, frequency_penalty;
 };
 
+/* Initializers of either from the other. */
+#define SEQ_PARAMS_FROM(from) \
+    .seed = (from)->seed, .logprobs = (from)->logprobs, .top_k = (from)->top_k, \
+    .temperature = (from)->temperature, .top_p = (from)->top_p, .min_p = (from)->min_p, \
+    .repetition_penalty = (from)->repetition_penalty, .presence_penalty = (from)->presence_penalty, \
+    .frequency_penalty = (from)->frequency_penalty
+
 /* A step's time is that of cache misses, so what it looks at of a sequence that goes on by a row within a page is three
  * lines: the first, when it is planned the parameters, when it is answered the tail. See sched_seq_prefetch. */
 struct seq {
