@@ -309,6 +309,28 @@ int weights_open(const struct weights_conf *conf, struct weights **ret_weights, 
     return 0;
 }
 
+int weights_find(struct hash128 key, uint32_t rank, uint64_t bytes, struct weights **ret_weights,
+                 struct err *err)
+{
+    const struct weights_conf conf = {.key = key, .rank = rank, .bytes = bytes};
+    struct weights_header header;
+    struct weights *weights = calloc(1, sizeof *weights);
+    if (!weights) return ERR(err, -ENOMEM, "out of memory");
+    weights->fd = -1;
+    make_name(key, rank, weights->name);
+    int r = open_used(weights->name, O_RDWR, &weights->fd, err);
+    if (r == 0 && (!header_read(weights->fd, &header) || magic_of(&header) != WEIGHTS_MAGIC ||
+                   !is_wanted(&header, weights->fd, &conf)))
+        r = ERR(err, ERR_FORMAT, "%s is not what its name says, or not yet", weights->name);
+    if (r == 0) r = adopt(weights, &conf, err);
+    if (r < 0) {
+        weights_close(weights);
+        return r;
+    }
+    *ret_weights = weights;
+    return 0;
+}
+
 bool weights_filled(const struct weights *weights)
 {
     return weights->filled;

@@ -50,6 +50,9 @@ struct weights_conf {
  * zeroed, writable, and others wait for it until weights_publish or weights_close. -ENOSPC "need N MiB, have
  * M MiB"; -EPERM when the name is another user's; other -errno where shared memory or its locks are missing. */
 int weights_open(const struct weights_conf *conf, struct weights **ret_weights, struct err *err);
+/* Opens one that another published. -ENOENT; ERR_FORMAT when it is not of these bytes, or not published. */
+int weights_find(struct hash128 key, uint32_t rank, uint64_t bytes, struct weights **ret_weights,
+                 struct err *err);
 bool weights_filled(const struct weights *weights);
 void *weights_base(const struct weights *weights);       // (bytes), 4096-byte aligned; read-only once filled
 const char *weights_name(const struct weights *weights); // with the leading '/'

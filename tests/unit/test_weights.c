@@ -239,6 +239,27 @@ static void test_weights_of_a_killed_process_are_mapped_by_its_successor(void **
     close(fds[1]);
 }
 
+static void test_weights_of_another_are_found_once_they_are_published(void **state)
+{
+    (void)state;
+    const struct weights_conf conf = conf_of_case();
+    struct weights *found = NULL;
+    assert_int_equal(weights_find(conf.key, conf.rank, conf.bytes, &found, NULL), -ENOENT);
+    assert_false(name_exists());
+    struct weights *weights = open_ok();
+    fill(weights, 8);
+    assert_int_equal(weights_find(conf.key, conf.rank, conf.bytes, &found, NULL), ERR_FORMAT);
+    assert_int_equal(weights_publish(weights, NULL), 0);
+    assert_int_equal(weights_find(conf.key, conf.rank, conf.bytes + 64, &found, NULL), ERR_FORMAT);
+    assert_int_equal(weights_find(conf.key, conf.rank, conf.bytes, &found, NULL), 0);
+    assert_true(is_filled_with(found, 8));
+    weights_close(weights);
+    assert_true(is_filled_with(found, 8));
+    assert_true(name_exists());
+    weights_close(found);
+    assert_false(name_exists());
+}
+
 static void build_or_map(int fd)
 {
     struct weights *weights = open_ok();
@@ -507,6 +528,7 @@ static int run(void)
         CASE(test_weights_abandoned_by_an_error_are_removed),
         CASE(test_weights_half_built_by_a_killed_process_are_built_anew),
         CASE(test_weights_of_a_killed_process_are_mapped_by_its_successor),
+        CASE(test_weights_of_another_are_found_once_they_are_published),
         CASE(test_weights_of_many_starting_at_once_are_built_once),
         CASE(test_weights_who_waits_sees_progress_and_takes_over_from_the_dead),
         CASE(test_weights_of_a_foreign_layout_are_replaced),
