@@ -34,6 +34,7 @@ struct dist {
     struct exchange_cell *cells; // in the segment, (local_count)
     uint32_t local, local_count; // which of the host's ranks we are
     uint32_t epoch;              // barriers that we came to
+    uint32_t op;                 // ops that we began, from 1 on
     uint64_t spin_ns;            // our budget, up to conf.spin_ns_max: less while others want the core
     int failed;                  // negative: look said no, or the hosts
 };
@@ -80,6 +81,16 @@ uint32_t dist_rank_count(const struct dist *dist)
 int dist_failed(const struct dist *dist)
 {
     return dist ? dist->failed : 0;
+}
+
+uint32_t dist_local_first(const struct dist *dist)
+{
+    return dist->conf.local_first;
+}
+
+uint32_t dist_local_count(const struct dist *dist)
+{
+    return dist->local_count;
 }
 
 void *dist_area(const struct dist *dist, enum exchange_area area, uint64_t *ret_bytes)
@@ -244,6 +255,47 @@ void *dist_note(struct dist *dist, uint32_t rank)
     uint8_t *notes = dist_area(dist, EXCHANGE_NOTES, &bytes);
     CHECK(rank < dist->conf.shape.group_count);
     return notes + rank * exchange_note_stride(&dist->conf.shape);
+}
+
+void dist_op_begin(struct dist *dist)
+{
+    dist->op++;
+}
+
+/* Nobody is at another op than we: the next begins behind a barrier to which we come when this one has no piece left. So a
+ * word of another op is one that nobody took from yet. All relaxed: what pieces read lies behind the barrier before, what
+ * they wrote before the next one. */
+bool dist_piece_take(struct dist *dist, uint32_t local, uint32_t lane, uint32_t piece_count,
+                     uint32_t *ret_piece)
+{
+    _Atomic uint64_t *const word = &dist->cells[local].lanes[lane];
+    const uint32_t first = (uint32_t)((uint64_t)piece_count * lane / DIST_LANES),
+                   end = (uint32_t)((uint64_t)piece_count * (lane + 1) / DIST_LANES);
+    uint64_t seen = atomic_load_explicit(word, memory_order_relaxed);
+    if (first == end) return false;
+    while (seen >> 32 != dist->op) {
+        if (!atomic_compare_exchange_weak_explicit(word, &seen, (uint64_t)dist->op << 32 | 1,
+                                                   memory_order_relaxed, memory_order_relaxed))
+            continue;
+        *ret_piece = first;
+        return true;
+    }
+    // Look before adding: at the end everybody comes by, and the count may not run far past it.
+    if ((uint32_t)seen >= end - first) return false;
+    seen = atomic_fetch_add_explicit(word, 1, memory_order_relaxed);
+    *ret_piece = first + (uint32_t)seen;
+    return (uint32_t)seen < end - first;
+}
+
+void dist_weights_tell(struct dist *dist, struct hash128 key)
+{
+    dist->cells[dist->local].weights = key;
+}
+
+struct hash128 dist_weights_of(const struct dist *dist, uint32_t local)
+{
+    CHECK(local < dist->local_count);
+    return dist->cells[local].weights;
 }
 
 int dist_share(struct dist *dist, const void *bytes, size_t len)

@@ -15,6 +15,7 @@
 #ifndef KVASIR_WORKER_DIST_H
 #define KVASIR_WORKER_DIST_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -72,6 +73,9 @@ void dist_close(struct dist *dist); // NULL is fine
 
 uint32_t dist_rank(const struct dist *dist);
 uint32_t dist_rank_count(const struct dist *dist);
+/* The ranks of this host: those from the first on. We are one of them. */
+uint32_t dist_local_first(const struct dist *dist);
+uint32_t dist_local_count(const struct dist *dist);
 /* Memory of an area in the segment of this host. dist: not NULL. */
 void *dist_area(const struct dist *dist, enum exchange_area area, uint64_t *ret_bytes);
 
@@ -93,6 +97,19 @@ int dist_agree(struct dist *dist, int status, uint32_t note_bytes);
 /* Memory of a rank's note, note_bytes of the shape: written by it, read by rank 0 after dist_agree, and free to be
  * written again after the next barrier. dist: not NULL. */
 void *dist_note(struct dist *dist, uint32_t rank);
+
+/* An op whose outputs this host's ranks compute together, whoever of them has time: all of them begin it, in the same
+ * order, and meet at a barrier before the next; each leaves with no piece untaken. What a rank would compute alone is cut into
+ * piece_count pieces, the same number in every call, in DIST_LANES ranges of neighbours. -> whether there was one left in
+ * this lane of the local-th rank; then it is the caller's, any thread's. dist: not NULL. */
+enum { DIST_LANES = EXCHANGE_LANES };
+void dist_op_begin(struct dist *dist);
+bool dist_piece_take(struct dist *dist, uint32_t local, uint32_t lane, uint32_t piece_count,
+                     uint32_t *ret_piece);
+
+/* Where others find a rank's packed weights: told before the first barrier, asked for behind it. dist: not NULL. */
+void dist_weights_tell(struct dist *dist, struct hash128 key);
+struct hash128 dist_weights_of(const struct dist *dist, uint32_t local);
 
 /* Rank 0: hands bytes (of at most plan_bytes of the shape) to all. Others: wait for them, spinning spin_ns before they
  * sleep, and copy them to out. dist: not NULL. */

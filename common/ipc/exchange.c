@@ -8,7 +8,7 @@
 
 #define EXCHANGE_MAGIC UINT64_C(0x3147484358535648) // "HVSXCHG1", little-endian
 enum {
-    EXCHANGE_VERSION = 2,
+    EXCHANGE_VERSION = 3,
     AREA_ALIGN = 4096,
     LOGITS_BYTES_MAX = 128 << 20, // of all logit rows, unless one a sequence takes more
 };

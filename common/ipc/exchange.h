@@ -7,7 +7,7 @@
  * of its host. Cells carry the ranks' barrier (worker/dist.h). Behind them lie areas: the plan as rank 0 hands it on,
  * a note of each rank to rank 0, and the activations that every rank reads whole and writes its part of. What of an
  * area is whose, and when, is the barrier's: nothing here is locked.
- *   Rule E1: a cell is written by its rank only, but for the counter of its wake.
+ *   Rule E1: a cell is written by its rank only, but for the counter of its wake and its lanes.
  *   Rule E2: what was written before a barrier may be read after it, and be written again after the next one. */
 #ifndef KVASIR_IPC_EXCHANGE_H
 #define KVASIR_IPC_EXCHANGE_H
@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "common/base/err.h"
+#include "common/base/hash.h"
 #include "common/base/limits.h"
 #include "common/ipc/plan.h"
 #include "common/ipc/wake.h"
@@ -44,6 +45,8 @@ enum exchange_area {
 
 enum { EXCHANGE_BLOCK_BYTES = 32 * 4 + 64 }; // 32 floats, and their codes and scales
 
+enum { EXCHANGE_LANES = 8 }; // a line of words
+
 /* One rank. */
 struct exchange_cell {
     _Alignas(CACHELINE_BYTES) _Atomic uint32_t arrived; // barriers that it came to
@@ -51,6 +54,10 @@ struct exchange_cell {
     _Atomic int32_t
         hosts_failed; // of the first rank: 0, or the code with which the messages between hosts ended
     struct wake wake; // it sleeps there
+    /* Its pieces of the op in hand, in ranges of neighbours: op << 32 | pieces taken of the range. Whoever takes one of an op
+     * first writes the op. */
+    _Alignas(CACHELINE_BYTES) _Atomic uint64_t lanes[EXCHANGE_LANES];
+    struct hash128 weights; // where its packed weights lie for others (common/shm/weights.h), or zero
 };
 
 /* What local_count ranks of a group (limits->rank_count in all) need to run plans of these limits; the caller adds the

@@ -215,6 +215,63 @@ static void test_dist_a_plan_reaches_all_ranks(void **state)
 }
 
 /* One is killed at some barrier. The others end with what look says, and for good. memory: when it died. */
+enum { PIECES_MAX = 100, STOLEN_ROUNDS = 3 };
+
+/* Pieces that rank `rank` has in a round: sometimes fewer than lanes, sometimes none. */
+static uint32_t pieces_of(uint32_t round, uint32_t rank)
+{
+    return (round * 7 + rank * 31) % (PIECES_MAX + 1);
+}
+
+/* All of every rank's pieces, our own first; each is counted where all ranks count. */
+static void take_pieces(struct dist *dist, _Atomic uint32_t (*counts)[PIECES_MAX], uint32_t round,
+                        uint32_t rank, struct rng *rng)
+{
+    const uint32_t ranks = dist_local_count(dist);
+    for (uint32_t i = 0; i < ranks; i++) {
+        const uint32_t local = (rank + i) % ranks;
+        for (uint32_t lane = 0; lane < DIST_LANES; lane++) {
+            uint32_t piece;
+            while (dist_piece_take(dist, local, lane, pieces_of(round, local), &piece)) {
+                atomic_fetch_add(&counts[local][piece], 1);
+                dawdle(rng);
+            }
+        }
+    }
+}
+
+static int run_pieces(struct ranks_rig *rig, uint32_t rank)
+{
+    struct dist *dist = ranks_rig_dist(rig, rank);
+    struct rng rng = {.state = 3000 + rank};
+    _Atomic uint32_t(*counts)[PIECES_MAX] = rig->memory;
+    for (uint32_t round = 0; round < round_count; round++) {
+        dist_op_begin(dist);
+        // A late one finds its work done: the others leave only when nothing of it is left.
+        if (round < STOLEN_ROUNDS && rank == round % rig->shape.rank_count && rig->shape.rank_count > 1)
+            while (atomic_load(&counts[rank][0]) < round + (pieces_of(round, rank) > 0)) (void)sched_yield();
+        take_pieces(dist, counts, round, rank, &rng);
+        if (dist_barrier(dist) != 0) return 2;
+        for (uint32_t r = 0; r < rig->shape.rank_count; r++)
+            for (uint32_t piece = 0; piece < pieces_of(round, r); piece++)
+                if (atomic_exchange(&counts[r][piece], round + 1) != round + 1) return 3;
+        if (dist_barrier(dist) != 0) return 4;
+        for (uint32_t piece = 0; piece < PIECES_MAX; piece++) atomic_store(&counts[rank][piece], round + 1);
+        if (dist_barrier(dist) != 0) return 5;
+    }
+    dist_close(dist);
+    return 0;
+}
+
+static void test_dist_every_piece_of_an_op_is_taken_once_by_whoever_has_time(void **state)
+{
+    (void)state;
+    for (uint32_t ranks = 1; ranks <= RANKS_TESTED; ranks++) {
+        const struct exchange_shape shape = shape_of(ranks);
+        run_with(&shape, run_pieces, 0);
+    }
+}
+
 static int run_death(struct ranks_rig *rig, uint32_t rank)
 {
     struct dist *dist = ranks_rig_dist(rig, rank);
@@ -350,6 +407,7 @@ int main(void)
         cmocka_unit_test(test_dist_two_areas_need_one_barrier_a_round),
         cmocka_unit_test(test_dist_all_ranks_agree_on_the_least_status),
         cmocka_unit_test(test_dist_a_plan_reaches_all_ranks),
+        cmocka_unit_test(test_dist_every_piece_of_an_op_is_taken_once_by_whoever_has_time),
         cmocka_unit_test(test_dist_a_killed_rank_leaves_nobody_waiting),
         cmocka_unit_test(test_dist_one_rank_alone_waits_for_nobody),
         cmocka_unit_test(test_exchange_of_another_shape_or_life_is_refused),
