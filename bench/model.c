@@ -43,7 +43,7 @@
 #include "common/gguf/file.h"
 #include "common/shm/pool.h"
 #include "common/shm/segment.h"
-#include "tests/unit/ranks_rig.h"
+#include "tests/unit/mates_rig.h"
 #include "worker/model.h"
 
 enum { BATCH_MAX = 256, ROUNDS_MAX = 101, OPS_COUNT = 6, LIST_MAX = 32, CHUNK = 512 };
@@ -148,8 +148,10 @@ struct rig {
     struct gguf_file file;
     struct model_facts facts;
     struct kern_cache cache;
-    struct dist *dist;   // NULL: alone
-    struct turns *turns; // NULL without --versus, and in ranks but the first
+    const struct kern_ops *ops;
+    struct mates_rig mates; // with --shm
+    struct dist *dist;      // NULL: alone
+    struct turns *turns;    // NULL without --versus, and in ranks but the first
     enum turns_side side;
     struct shard shard;
     struct model *model;
@@ -198,16 +200,16 @@ static void *shared_memory(const char *part, size_t bytes)
     return segment.base;
 }
 
-static struct kern_store store_memory(const struct rig *rig, const struct kern_ops *ops)
+static void *shared_weights(size_t bytes)
 {
-    struct kern_store store = {.base = NULL};
-    struct hash128 content;
-    struct err err = {0};
-    if (!rig->options.shm) return store;
-    if (model_measure(rig->file.gguf, &rig->facts, &rig->shard, ops, &store.bytes, &content, &err) < 0)
-        stop(&err);
-    if (store.bytes > 0) store.base = shared_memory("weights", store.bytes);
-    return store;
+    return shared_memory("weights", bytes);
+}
+
+/* Memory of the weights, if it is to be shared: before any rank is made. */
+static void make_stores(struct rig *rig)
+{
+    if (!rig->options.shm) return;
+    mates_rig_open(rig->file.gguf, &rig->facts, rig->ops, rig->options.ranks, shared_weights, &rig->mates);
 }
 
 /* As many pages as the largest case takes, within the bound; at least one sequence's. */
@@ -248,9 +250,7 @@ static void make_pages(struct rig *rig)
 static void open_rig(struct rig *rig)
 {
     const struct options *options = &rig->options;
-    const struct kern_ops *ops;
     struct err err = {0};
-    if (kern_select(options->level, &ops, &err) < 0) stop(&err);
     const struct model_facts *f = &rig->facts;
     if (shard_make(f, options->ranks, dist_rank(rig->dist), &rig->shard, &err) < 0) stop(&err);
     make_pages(rig);
@@ -260,7 +260,7 @@ static void open_rig(struct rig *rig)
     rig->macs = a_layer * f->layer_count;
     rig->macs_head = (uint64_t)f->vocab_count * f->embedding_dims;
     rig->macs_key = 2ull * f->head_count * f->head_dims * f->layer_count;
-    struct model_conf conf = {.ops = options->profile ? timed(ops) : ops,
+    struct model_conf conf = {.ops = options->profile ? timed(rig->ops) : rig->ops,
                               .threads = options->threads,
                               .pin_threads = options->pin,
                               .rows_max = rig->rows_max,
@@ -268,16 +268,19 @@ static void open_rig(struct rig *rig)
                               .position_max = pages_for(rig, list_max(&options->contexts)) * PAGE_TOKENS,
                               .cache = rig->cache,
                               .dist = rig->dist,
-                              .store = store_memory(rig, ops)};
+                              .store = rig->mates.stores[rig->shard.rank]};
     double start = now();
     if (model_open(rig->file.gguf, f, &conf, &rig->model, &err) < 0) stop(&err);
+    if (rig->dist && dist_barrier(rig->dist) < 0) exit(70);
+    for (uint32_t i = 0; rig->dist && i < options->ranks; i++)
+        mates_rig_attach(&rig->mates, rig->dist, rig->model, i);
     if (rig->shard.rank > 0) return;
     printf("# model: %s, level %s, %u ranks of %u threads%s, opened in %.2f s, weights %.1f MB, %llu bytes "
            "of keys and "
            "values a "
            "token\n",
-           f->name, ops->name, options->ranks, options->threads, options->pin ? " pinned" : "", now() - start,
-           (double)model_weight_bytes(rig->model) * 1e-6 * options->ranks,
+           f->name, rig->ops->name, options->ranks, options->threads, options->pin ? " pinned" : "",
+           now() - start, (double)model_weight_bytes(rig->model) * 1e-6 * options->ranks,
            (unsigned long long)rig->kv_row_bytes);
 }
 
@@ -560,6 +563,7 @@ static void take_cpus(uint32_t rank)
 static int run_rank(struct ranks_rig *ranks, uint32_t rank)
 {
     if (ranks) rig.dist = ranks_rig_dist(ranks, rank);
+    else make_stores(&rig);
     if (rank > 0) rig.turns = NULL; // it goes with the first
     if (ranks && rig.options.pin) take_cpus(rank);
     open_rig(&rig);
@@ -594,6 +598,7 @@ static int run_ranks(void)
         ranks.segment = shared_memory("exchange", ranks.segment_bytes);
         exchange_init(ranks.segment, &shape, 1);
     }
+    make_stores(&rig);
     ranks.threads = rig.options.threads;
     int failed = ranks_rig_run(&ranks, run_rank);
     ranks_rig_close(&ranks);
@@ -639,6 +644,7 @@ int main(int argc, char **argv)
                                 : "");
     for (int op = 0; rig.options.profile && op < OPS_COUNT; op++) printf(",%s_ms", op_names[op]);
     printf("\n");
+    if (kern_select(rig.options.level, &rig.ops, &err) < 0) stop(&err);
     if (gguf_file_open(rig.options.path, &rig.file, &err) < 0) stop(&err);
     if (model_facts_read(rig.file.gguf, &rig.facts, &err) < 0) stop(&err);
     int failed = rig.options.versus ? run_versus() : rig.options.ranks > 1 ? run_ranks() : run_rank(NULL, 0);

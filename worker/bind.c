@@ -31,6 +31,8 @@ struct bind {
     bool measures;                     // bind_measure: the two below grow, nothing is made
     uint64_t store_bytes;
     struct hash128 content;
+    bool is_mates; // bind_mate
+    uint32_t mate;
 };
 
 struct name {
@@ -76,6 +78,13 @@ void bind_target(struct bind *bind, const struct kern_ops *ops, struct kern *ker
 {
     bind->ops = ops;
     bind->kern = kern;
+}
+
+void bind_mate(struct bind *bind, const struct kern_ops *ops, struct kern *kern, uint32_t mate)
+{
+    bind_target(bind, ops, kern);
+    bind->is_mates = true;
+    bind->mate = mate;
 }
 
 void bind_measure(struct bind *bind, const struct kern_ops *ops)
@@ -175,6 +184,8 @@ int bind_weight(struct bind *bind, uint32_t layer, const struct bind_part *parts
         bind->content = hash128_chain(bind->content, facts, sizeof facts);
     }
     if (bind->measures) return measure(bind, matrices, part_count, ret_weight, err);
+    if (bind->is_mates)
+        return bind->ops->mate_weight(bind->kern, bind->mate, matrices, part_count, pack, ret_weight, err);
     int r = bind->ops->weight_new(bind->kern, matrices, part_count, pack, ret_weight, err);
     if (r == 0) report_progress(bind);
     return r;
@@ -212,7 +223,8 @@ int bind_vector(struct bind *bind, uint32_t layer, const char *stem, uint32_t co
     float *values = malloc(count * sizeof(*values));
     if (!values) return err_sys(err, ENOMEM, "tensor %s", name.text);
     int r = require(take_floats(bind, &name, count, values, err), &name, err);
-    if (r == 0) r = make_vector(bind, values, count, ret_vector, err);
+    *ret_vector = NULL;
+    if (r == 0 && !bind->is_mates) r = make_vector(bind, values, count, ret_vector, err);
     free(values);
     return r;
 }

@@ -31,6 +31,9 @@ void bind_free(struct bind *bind); // NULL is fine
 /* Where the rest of the binder puts what it reads; both borrowed. */
 void bind_target(struct bind *bind, const struct kern_ops *ops, struct kern *kern);
 
+/* Instead: what a mate binds (kern_ops.mate_weight); vectors of norms come out NULL. */
+void bind_mate(struct bind *bind, const struct kern_ops *ops, struct kern *kern, uint32_t mate);
+
 /* Instead: nothing is packed, every weight and vector comes out NULL; bind_measured then tells what weights
  * would take of a kern_store of these ops. */
 void bind_measure(struct bind *bind, const struct kern_ops *ops);

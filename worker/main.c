@@ -37,6 +37,7 @@
 #include "common/shm/segment.h"
 #include "worker/dist.h"
 #include "worker/host.h"
+#include "worker/mates.h"
 #include "worker/model.h"
 #include "worker/mpi.h"
 #include "worker/pages.h"
@@ -70,6 +71,7 @@ struct worker {
     struct model_facts facts;
     struct party *party; // NULL: one rank
     struct dist *dist;   // of party
+    struct mates *mates; // of dist, once there was a plan
     struct store *store;
     struct model *model;
     struct step *step;
@@ -351,6 +353,7 @@ static int model_load(struct worker *worker, struct err *err)
     r = model_open(worker->file.gguf, &worker->facts, &conf, &worker->model, err);
     if (r == 0) r = gguf_file_unchanged(&worker->file, worker->conf.model_path, err);
     if (r == 0) r = store_publish(worker->store, err);
+    if (r == 0 && worker->dist) dist_weights_tell(worker->dist, store_key(worker->store));
     if (r == 0) gguf_file_close(&worker->file); // the weights are packed: the file's pages may go
     return r;
 }
@@ -460,6 +463,7 @@ static void worker_close(struct worker *worker)
     free(worker->plan);
     step_free(worker->step);
     model_close(worker->model);
+    mates_detach(worker->mates);
     party_leave(worker->party);
     store_close(worker->store);
     gguf_file_close(&worker->file);
@@ -473,6 +477,13 @@ static int party_broken(const struct worker *worker, struct err *err)
     const char *reason = party_reason(worker->party);
     return ERR(err, dist_failed(worker->dist), "the ranks of the group do not meet%s%s",
                reason[0] ? ": " : "", reason);
+}
+
+/* Before the first plan is run: it came behind a barrier of all ranks. */
+static int mates_meet(struct worker *worker, struct err *err)
+{
+    if (!worker->dist || worker->mates) return 0;
+    return mates_attach(worker->dist, worker->model, &worker->mates, err);
 }
 
 /* One plan. A refused one is answered and noted; what to do about it is the daemon's to decide. */
@@ -539,6 +550,8 @@ static int follow(struct worker *worker, struct err *err)
         if (dist_failed(worker->dist) < 0) return party_broken(worker, err);
         if (r < 0) return ERR(err, r, "no plan from rank 0");
         if (len == 0) return 0;
+        r = mates_meet(worker, err);
+        if (r < 0) return r;
         link_rank_beat(worker->link, clock_mono_ns());
         if (step_run(worker->step, worker->plan, len, NULL, 0, &bytes, &reason) < 0)
             link_rank_note(worker->link, reason.text); // rank 0 answers, and warns
@@ -564,7 +577,8 @@ static int serve(struct worker *worker, struct err *err)
         if (r < 0) return ERR(err, r, "the plan ring is broken");
         if (worker->dist) r = dist_share(worker->dist, worker->plan, len);
         if (r < 0) return party_broken(worker, err);
-        r = serve_one(worker, len, err);
+        r = mates_meet(worker, err);
+        if (r == 0) r = serve_one(worker, len, err);
         if (r < 0) return r;
     }
 }

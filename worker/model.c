@@ -53,6 +53,7 @@ static int open_kern(struct model *model, const struct model_conf *conf, struct 
         .attention_scale = facts->attention_scale,
         .rms_epsilon = facts->rms_epsilon,
         .store = conf->store,
+        .steal = model_steal(model),
     };
     return conf->ops->open(&kern_conf, &model->kern, err);
 }
@@ -99,9 +100,8 @@ static void check_conf(const struct model_facts *facts, const struct shard *shar
     CHECK(conf->cache.head_dims == facts->head_dims);
 }
 
-/* A model without kern, to be bound. */
-static int model_new(const struct model_facts *facts, const struct shard *shard, const struct kern_ops *ops,
-                     struct model **ret_model, struct err *err)
+int model_new(const struct model_facts *facts, const struct shard *shard, const struct kern_ops *ops,
+              struct model **ret_model, struct err *err)
 {
     struct model *model = calloc(1, sizeof(*model));
     if (!model) return err_sys(err, ENOMEM, "model");
@@ -185,6 +185,7 @@ int model_open(const struct gguf *gguf, const struct model_facts *facts, const s
     r = model->arch->bind(bind, model, err);
     if (r < 0) goto out;
     r = bind_finish(bind, err);
+    if (r == 0) r = model_join_mates(model, gguf, err);
     if (r < 0) goto out;
     r = model_make_rows(model, err);
     if (r < 0) goto out;

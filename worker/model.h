@@ -41,6 +41,12 @@ int model_open(const struct gguf *gguf, const struct model_facts *facts, const s
                struct model **ret_model, struct err *err);
 void model_close(struct model *model); // NULL is fine
 
+/* Here lie the packed weights of another rank of this host (bytes of model_mate_bytes, its store when filled, borrowed until
+ * close): from now on we take pieces of its outputs when ours are done. local: not we, below dist_local_count. Bytes 0:
+ * this machine cannot. */
+uint64_t model_mate_bytes(const struct model *model, uint32_t local);
+void model_mate_attach(struct model *model, uint32_t local, const void *base);
+
 /* Runs one step. logit_rows: (logit_count) row numbers of the batch, ascending. *ret_logits: (logit_count,
  * vocab_count) floats, valid until the next call. Row results are independent of the rest of the batch. All ranks of a
  * group call it with the same; then err may also be what their dist's look said. */

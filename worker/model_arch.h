@@ -31,8 +31,9 @@ struct model {
     struct model_facts facts;
     struct dist *dist; // NULL: alone
     struct shard shard;
-    uint32_t *own_tokens; // owned; (rows_max): of a step, UINT32_MAX for those of another rank
-    uint16_t *owners;     // owned; (rows_max): ranks of them
+    struct kern_steal steal; // among the ranks of this host, lent to kern; of one alone not used
+    uint32_t *own_tokens;    // owned; (rows_max): of a step, UINT32_MAX for those of another rank
+    uint16_t *owners;        // owned; (rows_max): ranks of them
     struct kern_cache cache;
     uint32_t rows_max, logits_max, position_max;
     uint64_t producer; // see model.h
@@ -63,6 +64,15 @@ struct model_arch {
 };
 
 extern const struct model_arch model_arch_llama;
+
+/* model.c: a model without kern, to be bound. */
+int model_new(const struct model_facts *facts, const struct shard *shard, const struct kern_ops *ops,
+              struct model **ret_model, struct err *err);
+
+/* model_mates.c: whether the ranks of this host take pieces of each other's outputs, and how; and the weights of the
+ * others, once all of ours are bound. */
+const struct kern_steal *model_steal(struct model *model);
+int model_join_mates(struct model *model, const struct gguf *gguf, struct err *err);
 
 /* model_ranks.c: the rows of a step; x = embedding of all tokens; and what stands between an op that writes to rows
  * and one that reads all of their columns. 0, or the negative code of dist. */

@@ -119,6 +119,11 @@ void random_model_describe(struct gguf_writer *writer, const struct random_model
         add(writer, "ffn_gate.weight", layer, type, wide, width);
         add(writer, "ffn_up.weight", layer, type, wide, width);
         add(writer, "ffn_down.weight", layer, type, width, wide);
+        if (!shape->with_other_biases) continue;
+        add(writer, "attn_output.bias", layer, TENSOR_F32, 1, width);
+        add(writer, "ffn_gate.bias", layer, TENSOR_F32, 1, wide);
+        add(writer, "ffn_up.bias", layer, TENSOR_F32, 1, wide);
+        add(writer, "ffn_down.bias", layer, TENSOR_F32, 1, width);
     }
 }
 

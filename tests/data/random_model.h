@@ -16,7 +16,8 @@ enum { RANDOM_MODEL_VOCAB = 96, RANDOM_MODEL_CONTEXT = 512 };
 
 struct random_model_shape { // dims are a multiple of every block that the type has
     uint32_t layers, width, heads, heads_kv, head_dims, feed_forward, vocab;
-    bool without_biases; // of q, k and v
+    bool without_biases;    // of q, k and v
+    bool with_other_biases; // of the other matrices of a layer
 };
 
 /* Matrices of the given type, norms and biases F32. out is initialized here; buf_done frees. Aborts without

@@ -77,6 +77,16 @@ def group_of(d):
     return (mpirun, ranks) if len(ranks) >= 2 else None
 
 
+def check_mates(d, ranks):
+    """Every rank has mapped the weights of all: it takes pieces of what the others compute."""
+    _, pids = group_of(d)
+    mapped = []
+    for pid in pids:
+        with open(f"/proc/{pid}/maps", encoding="ascii") as maps:
+            mapped.append({line.split()[5] for line in maps if "/kvasir-weights." in line})
+    assert all(names == mapped[0] and len(names) == ranks for names in mapped), mapped
+
+
 def check_counts(model, options):
     """-> the streams of one rank."""
     wanted = None
@@ -85,6 +95,8 @@ def check_counts(model, options):
             cold = run_streams(d, options, Watch())
             warm = run_streams(d, options, Watch())
             assert d.fsck() == [], d.fsck()
+            if ranks > 1:
+                check_mates(d, ranks)
         wanted = wanted or cold
         for i, (one, other, first) in enumerate(zip(cold, warm, wanted)):
             assert one == first, f"{ranks} ranks, stream {i}: {one} for {first}"

@@ -15,8 +15,8 @@
 #include "common/base/sanitizer.h"
 #include "tests/data/random_model.h"
 #include "tests/unit/kern_rig.h"
+#include "tests/unit/mates_rig.h"
 #include "tests/unit/model_rig.h"
-#include "tests/unit/ranks_rig.h"
 
 enum {
     SEQS = 3,
@@ -102,6 +102,15 @@ enum { LOGIT_ROWS = SEQS * TOKENS - PREFIX_PAGES * PAGE_TOKENS };
 /* Ends of a rank, for its parent. */
 enum { SAME = 0, NOT_OPENED = 2, NOT_RUN = 3, DIFFERENT = 4, NOT_NUMBERS = 5 };
 
+static struct mates_rig mates; // of the ranks that run
+
+/* Between two steps: a rank takes part in what the others compute as soon as it finds their weights, one by one. */
+static void meet_some(const struct dist *dist, struct model *model, struct rng *rng)
+{
+    for (uint32_t local = 0; dist && local < dist_local_count(dist); local++)
+        if (rng_below(rng, 3) == 0) mates_rig_attach(&mates, dist, model, local);
+}
+
 /* Runs the schedule. The rank alone leaves its logits in memory, one of several compares its own with them. */
 static int run_rank(struct ranks_rig *ranks, uint32_t rank)
 {
@@ -116,6 +125,7 @@ static int run_rank(struct ranks_rig *ranks, uint32_t rank)
                                         .position_max = SEQ_PAGES * PAGE_TOKENS,
                                         .page_count = PAGES,
                                         .kv_type = wanted.kv_type,
+                                        .store = mates.stores[rank],
                                         .dist = dist};
     int r = wanted.path ? model_rig_open(wanted.path, &conf, &rig, &err)
                         : model_rig_open_bytes(wanted.bytes->bytes, wanted.bytes->len, &conf, &rig, &err);
@@ -123,6 +133,8 @@ static int run_rank(struct ranks_rig *ranks, uint32_t rank)
         printf("%s\n", err.text);
         return NOT_OPENED;
     }
+    if (dist_barrier(dist) < 0) return NOT_RUN;
+    struct rng meets = {.state = seed + rank};
     const size_t row_bytes = wanted.facts.vocab_count * sizeof(float);
     uint8_t *memory = ranks->memory;
     struct schedule schedule;
@@ -130,6 +142,7 @@ static int run_rank(struct ranks_rig *ranks, uint32_t rank)
     schedule_init(&schedule);
     while (schedule_next(&schedule, &rows)) {
         if (rows.row_count == 0) continue;
+        meet_some(dist, rig.model, &meets);
         const struct kern_batch batch = {.row_count = rows.row_count,
                                          .tokens = rows.tokens,
                                          .positions = rows.positions,
@@ -166,6 +179,23 @@ static struct exchange_shape shape_of(uint32_t rank_count)
                                    .vocab_count = facts->vocab_count};
 }
 
+/* Runs the ranks. -> how many failed. */
+static int run_ranks(struct ranks_rig *ranks)
+{
+    const uint32_t count = ranks->shape.rank_count;
+    struct gguf_file file = {0};
+    struct gguf *gguf = NULL;
+    struct err err = {0};
+    if (wanted.path) CHECK(gguf_file_open(wanted.path, &file, &err) == 0);
+    else CHECK(gguf_parse(wanted.bytes->bytes, wanted.bytes->len, &gguf, &err) == 0);
+    mates_rig_open(gguf ? gguf : file.gguf, &wanted.facts, wanted.ops, count, ranks_rig_memory, &mates);
+    int failed = ranks_rig_run(ranks, run_rank);
+    mates_rig_close(&mates);
+    gguf_free(gguf);
+    gguf_file_close(&file);
+    return failed;
+}
+
 /* The same ranks on hosts that send each other messages; each call takes the next layout. */
 static void check_hosts(const char *name, const struct ranks_rig *alone)
 {
@@ -180,7 +210,7 @@ static void check_hosts(const char *name, const struct ranks_rig *alone)
     if (count > wanted.facts.head_count) return;
     ranks_rig_open_hosts(&shape, layout->host_first, layout->host_count, 0, &ranks);
     ranks.memory = alone->memory;
-    int failed = ranks_rig_run(&ranks, run_rank);
+    int failed = run_ranks(&ranks);
     ranks.memory = NULL;
     ranks_rig_close(&ranks);
     if (failed != 0)
@@ -194,12 +224,12 @@ static void check_ranks(const char *name)
     struct ranks_rig alone, ranks;
     struct exchange_shape shape = shape_of(1);
     ranks_rig_open(&shape, LOGIT_ROWS * (size_t)wanted.facts.vocab_count * sizeof(float), &alone);
-    if (ranks_rig_run(&alone, run_rank) != 0) fail_msg("%s %s: one rank alone fails", wanted.ops->name, name);
+    if (run_ranks(&alone) != 0) fail_msg("%s %s: one rank alone fails", wanted.ops->name, name);
     for (uint32_t count = 2; count <= RANKS_TESTED && count <= wanted.facts.head_count; count++) {
         shape = shape_of(count);
         ranks_rig_open(&shape, 0, &ranks);
         ranks.memory = alone.memory;
-        int failed = ranks_rig_run(&ranks, run_rank);
+        int failed = run_ranks(&ranks);
         ranks.memory = NULL;
         ranks_rig_close(&ranks);
         if (failed != 0)
@@ -277,7 +307,8 @@ static void test_ranks_of_uneven_shapes_give_the_same_logits(void **state)
          .heads_kv = 3,
          .head_dims = 64,
          .feed_forward = 480,
-         .vocab = 101},
+         .vocab = 101,
+         .with_other_biases = true},
         {.layers = 1,
          .width = 96,
          .heads = 5,

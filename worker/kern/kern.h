@@ -105,6 +105,26 @@ struct kern_store {
     bool filled;    // the same weights lie in it, packed in the same order by equal weight_layout: only read
 };
 
+/* Work stealing between the ranks of one host, its mates: what an op adds to shared rows (kern_share) is cut into pieces, and
+ * who has run its own takes what others left. A piece has the same bits whoever runs it. */
+struct kern_steal {
+    void *arg;                 // lent until close
+    uint32_t mate, mate_count; // which of them we are
+    /* An op begins. All mates call it for the same ops, and gather between two. */
+    void (*begin)(void *arg);
+    /* -> whether a piece was left in this lane of a mate, which has piece_count pieces in KERN_LANES ranges of
+     * neighbours. Any thread's. */
+    bool (*take)(void *arg, uint32_t mate, uint32_t lane, uint32_t piece_count, uint32_t *ret_piece);
+};
+enum { KERN_LANES = 8 };
+
+/* What a mate computes of an op's outputs. */
+struct kern_outputs {
+    const struct kern_weight *weight;         // of mate_weight
+    const struct kern_vector *bias, *up_bias; // as the op takes them; of norm_gate_up bias is the gate's
+    uint32_t col_first;                       // of the shared rows
+};
+
 struct kern_conf {
     uint32_t threads; // > 0
     bool pin_threads;
@@ -114,7 +134,8 @@ struct kern_conf {
     uint32_t head_count, head_count_kv, head_dims;
     float attention_scale;
     float rms_epsilon;
-    struct kern_store store; // {NULL}: none
+    struct kern_store store;        // {NULL}: none
+    const struct kern_steal *steal; // borrowed until close; NULL: none
 };
 
 /* Activations that the ranks of a group fill together, each its own columns, in memory that all of them map. Ops write
@@ -178,6 +199,17 @@ struct kern_ops {
                        struct kern_rows **ret_rows, struct err *err);
     /* What the last op that wrote to shared rows left for the other ranks. -> their number. */
     uint32_t (*planes)(const struct kern_rows *rows, struct kern_plane ret_planes[KERN_PLANES_MAX]);
+
+    /* Work stealing (kern_conf.steal): NULL in a machine that cannot. mate_weight is weight_new for what a mate packs into
+     * its store, in the same order; nothing is packed. mate_join says whose outputs stand beside ours in what an op
+     * with `weight` writes: for all mates but ourselves, before the first op. mate_attach: here lies the mate's store
+     * (mate_bytes of it, filled, borrowed until close); until then only it computes its outputs. */
+    int (*mate_weight)(struct kern *kern, uint32_t mate, const struct kern_matrix *parts, uint32_t part_count,
+                       enum kern_pack pack, struct kern_weight **ret_weight, struct err *err);
+    int (*mate_join)(struct kern *kern, struct kern_weight *weight, uint32_t mate,
+                     const struct kern_outputs *outputs, struct err *err);
+    uint64_t (*mate_bytes)(const struct kern *kern, uint32_t mate);
+    void (*mate_attach)(struct kern *kern, uint32_t mate, const void *base);
 
     /* x[r] = row tokens[r] of the embedding (the matrix given to weight_new with KERN_CONCAT); a row whose token is not
      * in it stays as it is: another rank's. */

@@ -106,6 +106,7 @@ static int machine_open(const struct cpu_level *level, const struct kern_conf *c
     r = team_new(&team_conf, &kern->team, err);
     if (r >= 0) r = machine_kv_init(kern, err);
     if (r >= 0) r = machine_attend_init(kern, err);
+    if (r >= 0) r = machine_mates_init(kern, err);
     if (r < 0) {
         machine_close(kern);
         return r;
@@ -172,8 +173,8 @@ static int packed_memory(struct kern *kern, size_t bytes, void **ret_memory, str
     return 0;
 }
 
-static int machine_weight_new(struct kern *kern, const struct kern_matrix *parts, uint32_t part_count,
-                              enum kern_pack pack, struct kern_weight **ret_weight, struct err *err)
+int machine_weight_plan(struct kern *kern, const struct kern_matrix *parts, uint32_t part_count,
+                        enum kern_pack pack, struct kern_weight **ret_weight, struct err *err)
 {
     CHECK(part_count > 0 && part_count <= PARTS_MAX);
     if (pack == KERN_GATE_UP) CHECK(part_count == 2 && parts[0].rows == parts[1].rows);
@@ -186,14 +187,31 @@ static int machine_weight_new(struct kern *kern, const struct kern_matrix *parts
         struct cpu_packed *packed = &weight->parts[i];
         CHECK(parts[i].cols == weight->cols);
         r = cpu_pack_plan(&parts[i], kern->level, packed, err);
-        if (r >= 0) r = packed_memory(kern, cpu_packed_bytes(packed), &memory, err);
-        if (r >= 0) r = input_widen(kern, packed->block_count, err);
         if (r < 0) return r;
-        packed->data = memory;
         bool is_float = packed->form == FORM_F32 || packed->form == FORM_F16 || packed->form == FORM_BF16;
         weight->reads_values |= is_float;
         weight->reads_blocks |= !is_float;
         weight->rows += packed->rows;
+        if (pack == KERN_GATE_UP && i > 0) continue; // a group of both at once
+        weight->group_count += (packed->rows + GROUP_ROWS - 1) / GROUP_ROWS;
+    }
+    *ret_weight = weight;
+    return 0;
+}
+
+static int machine_weight_new(struct kern *kern, const struct kern_matrix *parts, uint32_t part_count,
+                              enum kern_pack pack, struct kern_weight **ret_weight, struct err *err)
+{
+    struct kern_weight *weight;
+    int r = machine_weight_plan(kern, parts, part_count, pack, &weight, err);
+    if (r < 0) return r;
+    for (uint32_t i = 0; i < part_count; i++) {
+        struct cpu_packed *packed = &weight->parts[i];
+        void *memory;
+        r = packed_memory(kern, cpu_packed_bytes(packed), &memory, err);
+        if (r >= 0) r = input_widen(kern, packed->block_count, err);
+        if (r < 0) return r;
+        packed->data = memory;
         kern->weight_bytes += cpu_packed_bytes(packed);
         if (kern->conf.store.filled) continue;
         struct pack_job job = {.level = kern->level, .matrix = &parts[i], .packed = packed};
@@ -345,6 +363,10 @@ static uint64_t machine_weight_bytes(const struct kern *kern)
         .rows_new = machine_rows_new, \
         .rows_shared = machine_rows_shared, \
         .planes = machine_planes, \
+        .mate_weight = machine_mate_weight, \
+        .mate_join = machine_mate_join, \
+        .mate_bytes = machine_mate_bytes, \
+        .mate_attach = machine_mate_attach, \
         .embed = machine_embed, \
         .norm_project = machine_norm_project, \
         .attend = machine_attend, \

@@ -13,10 +13,22 @@ enum { PARTS_MAX = 8 };
 struct kern_weight {
     enum kern_pack pack;
     uint32_t part_count;
-    uint32_t rows, cols; // rows of all parts
-    bool reads_blocks;   // some part has an integer form
-    bool reads_values;   // some part has a float form
+    uint32_t rows, cols;  // rows of all parts
+    bool reads_blocks;    // some part has an integer form
+    bool reads_values;    // some part has a float form
+    uint32_t group_count; // of GROUP_ROWS outputs, that an op computes at once
     struct cpu_packed parts[PARTS_MAX];
+
+    struct outputs *mates;            // (mate_count) beside ours in an op's rows; NULL: we alone compute them
+    struct kern_weight *next_of_mate; // of a mate's
+    uint64_t store_offset;            // of a mate's: in its store
+};
+
+/* What one rank computes in an op. */
+struct outputs {
+    const struct kern_weight *weight; // of a mate that is not attached yet, without data
+    const float *bias, *up_bias;      // NULL for none
+    uint32_t col_first;               // of the rows
 };
 
 struct kern_vector {
@@ -38,6 +50,7 @@ struct kern_rows {
 struct arena; // mapped memory, freed by close
 
 struct attend_plan; // how an attend is cut: see attend.c
+struct mate;        // mates.c
 
 struct kern {
     const struct cpu_level *level;
@@ -46,6 +59,7 @@ struct kern {
     struct arena *arenas;   // own everything below
     uint64_t weight_bytes;  // of packed weights
     uint64_t store_used;    // of conf.store
+    struct mate *mates;     // (conf.steal->mate_count)
     bool has_float_weights; // then producers write values as well as blocks
 
     /* Input of the product that runs, when it is not an op's own rows. */
@@ -84,6 +98,20 @@ static inline void machine_expect(const void *first, size_t stride, size_t bytes
 
 /* Zeroed memory, 64-byte aligned, in huge pages where it is large; lives until close. */
 int machine_memory(struct kern *kern, size_t bytes, void **ret_memory, struct err *err);
+
+/* A weight without data. */
+int machine_weight_plan(struct kern *kern, const struct kern_matrix *parts, uint32_t part_count,
+                        enum kern_pack pack, struct kern_weight **ret_weight, struct err *err);
+
+/* mates.c */
+int machine_mates_init(struct kern *kern, struct err *err);
+int machine_mate_weight(struct kern *kern, uint32_t mate, const struct kern_matrix *parts,
+                        uint32_t part_count, enum kern_pack pack, struct kern_weight **ret_weight,
+                        struct err *err);
+int machine_mate_join(struct kern *kern, struct kern_weight *weight, uint32_t mate,
+                      const struct kern_outputs *outputs, struct err *err);
+uint64_t machine_mate_bytes(const struct kern *kern, uint32_t mate);
+void machine_mate_attach(struct kern *kern, uint32_t mate, const void *base);
 
 /* project.c */
 void machine_embed(struct kern *kern, const struct kern_weight *embedding, const struct kern_batch *batch,

@@ -95,43 +95,68 @@ static struct cpu_input make_input(struct kern *kern, const struct kern_rows *x,
 /* One product over all parts of a weight, cut into pieces. */
 struct project_job {
     struct kern *kern;
-    const struct kern_weight *weight;
+    struct outputs own;
     struct cpu_input input;
     uint32_t row_count;
-    const float *bias, *up_bias; // NULL for none
     struct kern_rows *out;
-    void (*finish)(const struct project_job *job, uint32_t group, uint32_t row_first, uint32_t row_count);
-    uint32_t groups;       // of all parts
+    void (*finish)(const struct project_job *job, const struct outputs *outputs, uint32_t group,
+                   uint32_t row_first, uint32_t row_count);
     uint32_t rows_a_piece; // at most PIECE_ROWS_MAX
 };
+
+static void run_piece(const struct project_job *job, const struct outputs *outputs, uint32_t piece)
+{
+    uint32_t groups = outputs->weight->group_count;
+    uint32_t row_first = piece / groups * job->rows_a_piece;
+    uint32_t left = job->row_count - row_first;
+    job->finish(job, outputs, piece % groups, row_first, left < job->rows_a_piece ? left : job->rows_a_piece);
+}
 
 static void project_piece(void *arg, uint32_t piece)
 {
     const struct project_job *job = arg;
-    uint32_t row_first = piece / job->groups * job->rows_a_piece;
-    uint32_t left = job->row_count - row_first;
-    job->finish(job, piece % job->groups, row_first, left < job->rows_a_piece ? left : job->rows_a_piece);
+    run_piece(job, &job->own, piece);
 }
 
-static uint32_t groups_of(const struct cpu_packed *packed)
+static uint32_t piece_count_of(const struct project_job *job, const struct kern_weight *weight)
 {
-    return (packed->rows + GROUP_ROWS - 1) / GROUP_ROWS;
+    return weight->group_count * ((job->row_count + job->rows_a_piece - 1) / job->rows_a_piece);
+}
+
+/* One of our threads: its share of our pieces, the rest of them, then what mates have left. Of theirs it begins at the far
+ * end, where they come last. */
+static void steal_pieces(void *arg, uint32_t thread)
+{
+    const struct project_job *job = arg;
+    const struct kern_steal *steal = job->kern->conf.steal;
+    const uint32_t lane_first = thread * KERN_LANES / team_threads(job->kern->team);
+    for (uint32_t i = 0; i < steal->mate_count; i++) {
+        const uint32_t mate = (steal->mate + i) % steal->mate_count;
+        const struct outputs *outputs = i == 0 ? &job->own : &job->own.weight->mates[mate];
+        if (outputs->weight->parts[0].data == NULL) continue; // of a mate that computes them alone
+        const uint32_t count = piece_count_of(job, outputs->weight);
+        for (uint32_t l = 0; l < KERN_LANES; l++) {
+            const uint32_t lane = i == 0 ? (lane_first + l) % KERN_LANES : KERN_LANES - 1 - l;
+            uint32_t piece;
+            while (steal->take(steal->arg, mate, lane, count, &piece)) run_piece(job, outputs, piece);
+        }
+    }
 }
 
 static void project(struct project_job *job)
 {
-    uint32_t groups = 0;
-    uint32_t parts = job->weight->pack == KERN_GATE_UP ? 1 : job->weight->part_count;
-    for (uint32_t i = 0; i < parts; i++) groups += groups_of(&job->weight->parts[i]);
+    const struct kern_weight *weight = job->own.weight;
+    const struct kern_steal *steal = job->kern->conf.steal;
     if (job->row_count == 0) return;
     uint32_t row_bytes = job->input.block_count * BLOCK_COLS;
     uint32_t rows = PIECE_INPUT_BYTES / row_bytes / 4 * 4;
-    job->groups = groups;
     job->rows_a_piece = rows < PIECE_ROWS_MIN   ? PIECE_ROWS_MIN
                         : rows > PIECE_ROWS_MAX ? PIECE_ROWS_MAX
                                                 : rows;
-    team_run(job->kern->team, project_piece, job,
-             groups * ((job->row_count + job->rows_a_piece - 1) / job->rows_a_piece));
+    if (weight->mates) {
+        steal->begin(steal->arg);
+        team_run(job->kern->team, steal_pieces, job, team_threads(job->kern->team));
+    } else team_run(job->kern->team, project_piece, job, piece_count_of(job, weight));
 }
 
 /* Group `group` of one part for some rows. out: (row_count, GROUP_ROWS); returns the outputs that exist. */
@@ -144,6 +169,11 @@ static uint32_t group_product(const struct project_job *job, const struct cpu_pa
     job->kern->level->product(part, first, count, &job->input, row_first, row_count, out);
     uint32_t width = part->rows - group * GROUP_ROWS;
     return width < GROUP_ROWS ? width : GROUP_ROWS;
+}
+
+static uint32_t groups_of(const struct cpu_packed *packed)
+{
+    return (packed->rows + GROUP_ROWS - 1) / GROUP_ROWS;
 }
 
 /* Part and group of the group-th group over all parts; ret_col: the column of its first output. */
@@ -161,17 +191,16 @@ static const struct cpu_packed *find_group(const struct kern_weight *weight, uin
     return &weight->parts[i];
 }
 
-/* The first of our columns of a row. */
-static float *out_row(const struct kern_rows *out, uint32_t row)
+static float *out_at(const struct kern_rows *out, uint32_t row, uint32_t col)
 {
-    return out->values + (size_t)row * out->cols + out->col_first;
+    return out->values + (size_t)row * out->cols + col;
 }
 
 /* The GROUP_ROWS outputs of rows that a piece will write, asked for before the product, there after it. */
 static void expect_rows(const struct kern_rows *out, uint32_t col, uint32_t row_first, uint32_t row_count)
 {
-    machine_expect(out->values + (size_t)row_first * out->cols + out->col_first + col,
-                   out->cols * sizeof(float), GROUP_ROWS * sizeof(float), row_count);
+    machine_expect(out_at(out, row_first, col), out->cols * sizeof(float), GROUP_ROWS * sizeof(float),
+                   row_count);
 }
 
 /* Whether a piece's output should go around the caches: rows whose distance is a multiple of STREAM_STRIDE share
@@ -206,41 +235,45 @@ static void stream_end(void)
 #endif
 }
 
-static void finish_store(const struct project_job *job, uint32_t group, uint32_t row_first,
-                         uint32_t row_count)
+static void finish_store(const struct project_job *job, const struct outputs *outputs, uint32_t group,
+                         uint32_t row_first, uint32_t row_count)
 {
     _Alignas(64) float sums[PIECE_ROWS_MAX * GROUP_ROWS];
     uint32_t col;
-    const struct cpu_packed *part = find_group(job->weight, &group, &col);
-    const bool stream = job->bias == NULL && (job->out->col_first + col) % 4 == 0 &&
-                        streams(job->out, row_count);
+    const struct cpu_packed *part = find_group(outputs->weight, &group, &col);
+    const float *bias = outputs->bias != NULL ? outputs->bias + col : NULL;
+    col += outputs->col_first;
+    const bool stream = bias == NULL && col % 4 == 0 && streams(job->out, row_count);
     if (!stream) expect_rows(job->out, col, row_first, row_count);
     uint32_t width = group_product(job, part, group, row_first, row_count, sums);
     for (uint32_t r = 0; r < row_count; r++) {
-        float *out = out_row(job->out, row_first + r) + col;
+        float *out = out_at(job->out, row_first + r, col);
         const float *sum = sums + (size_t)r * GROUP_ROWS;
         if (stream && width == GROUP_ROWS) stream_row(sum, out);
-        else if (job->bias == NULL) memcpy(out, sum, width * sizeof(float));
+        else if (bias == NULL) memcpy(out, sum, width * sizeof(float));
         else
-            for (uint32_t i = 0; i < width; i++) out[i] = sum[i] + job->bias[col + i];
+            for (uint32_t i = 0; i < width; i++) out[i] = sum[i] + bias[i];
     }
     if (stream) stream_end();
 }
 
-static void finish_add(const struct project_job *job, uint32_t group, uint32_t row_first, uint32_t row_count)
+static void finish_add(const struct project_job *job, const struct outputs *outputs, uint32_t group,
+                       uint32_t row_first, uint32_t row_count)
 {
     _Alignas(64) float sums[PIECE_ROWS_MAX * GROUP_ROWS];
     uint32_t col;
-    const struct cpu_packed *part = find_group(job->weight, &group, &col);
+    const struct cpu_packed *part = find_group(outputs->weight, &group, &col);
+    const float *bias = outputs->bias != NULL ? outputs->bias + col : NULL;
+    col += outputs->col_first;
     expect_rows(job->out, col, row_first, row_count);
     uint32_t width = group_product(job, part, group, row_first, row_count, sums);
     for (uint32_t r = 0; r < row_count; r++) {
-        float *restrict out = out_row(job->out, row_first + r) + col;
+        float *restrict out = out_at(job->out, row_first + r, col);
         const float *restrict sum = sums + (size_t)r * GROUP_ROWS;
-        if (job->bias == NULL)
+        if (bias == NULL)
             for (uint32_t i = 0; i < width; i++) out[i] += sum[i];
         else
-            for (uint32_t i = 0; i < width; i++) out[i] += sum[i] + job->bias[col + i];
+            for (uint32_t i = 0; i < width; i++) out[i] += sum[i] + bias[i];
     }
 }
 
@@ -251,21 +284,22 @@ static void add_bias(const float *bias, uint32_t width, uint32_t row_count, floa
     }
 }
 
-static void finish_gate_up(const struct project_job *job, uint32_t group, uint32_t row_first,
-                           uint32_t row_count)
+static void finish_gate_up(const struct project_job *job, const struct outputs *outputs, uint32_t group,
+                           uint32_t row_first, uint32_t row_count)
 {
     _Alignas(64) float gate[PIECE_ROWS_MAX * GROUP_ROWS], up[PIECE_ROWS_MAX * GROUP_ROWS];
     const struct cpu_level *level = job->kern->level;
+    const struct cpu_packed *parts = outputs->weight->parts;
     struct kern_rows *out = job->out;
     struct cpu_block *blocks = out->blocks + (size_t)row_first * out->block_count +
-                               out->col_first / BLOCK_COLS + group;
+                               outputs->col_first / BLOCK_COLS + group;
     uint32_t col = group * GROUP_ROWS;
     if (out->has_blocks)
         machine_expect(blocks, out->block_count * sizeof(*blocks), sizeof(*blocks), row_count);
-    uint32_t width = group_product(job, &job->weight->parts[0], group, row_first, row_count, gate);
-    (void)group_product(job, &job->weight->parts[1], group, row_first, row_count, up); // as wide as the gate
-    add_bias(job->bias != NULL ? job->bias + col : NULL, width, row_count, gate);
-    add_bias(job->up_bias != NULL ? job->up_bias + col : NULL, width, row_count, up);
+    uint32_t width = group_product(job, &parts[0], group, row_first, row_count, gate);
+    (void)group_product(job, &parts[1], group, row_first, row_count, up); // as wide as the gate
+    add_bias(outputs->bias != NULL ? outputs->bias + col : NULL, width, row_count, gate);
+    add_bias(outputs->up_bias != NULL ? outputs->up_bias + col : NULL, width, row_count, up);
     if (!out->has_values) {
         level->swiglu_blocks(gate, up, row_count, blocks, out->block_count);
         return;
@@ -274,7 +308,7 @@ static void finish_gate_up(const struct project_job *job, uint32_t group, uint32
         float *sum = gate + (size_t)r * GROUP_ROWS;
         level->swiglu(sum, up + (size_t)r * GROUP_ROWS, GROUP_ROWS, sum);
         if (out->has_blocks) level->quantize(sum, 1, blocks + (size_t)r * out->block_count);
-        memcpy(out_row(out, row_first + r) + col, sum, width * sizeof(float));
+        memcpy(out_at(out, row_first + r, outputs->col_first + col), sum, width * sizeof(float));
     }
 }
 
@@ -321,13 +355,13 @@ void machine_norm_project(struct kern *kern, const struct kern_rows *x, const st
     CHECK(weight->rows == out->col_count && row_count <= out->row_count);
     out->has_values = true;
     out->has_blocks = false;
-    project(&(struct project_job){.kern = kern,
-                                  .weight = weight,
-                                  .input = make_input(kern, x, NULL, row_count, norm, weight, FINE),
-                                  .row_count = row_count,
-                                  .bias = bias_values(bias, weight->rows),
-                                  .out = out,
-                                  .finish = finish_store});
+    project(&(struct project_job){
+        .kern = kern,
+        .own = {.weight = weight, .bias = bias_values(bias, weight->rows), .col_first = out->col_first},
+        .input = make_input(kern, x, NULL, row_count, norm, weight, FINE),
+        .row_count = row_count,
+        .out = out,
+        .finish = finish_store});
 }
 
 void machine_norm_head(struct kern *kern, const struct kern_rows *x, const uint32_t *rows, uint32_t row_count,
@@ -338,7 +372,7 @@ void machine_norm_head(struct kern *kern, const struct kern_rows *x, const uint3
     logits->has_values = true;
     logits->has_blocks = false;
     project(&(struct project_job){.kern = kern,
-                                  .weight = weight,
+                                  .own = {.weight = weight, .col_first = logits->col_first},
                                   .input = make_input(kern, x, rows, row_count, norm, weight, FINE),
                                   .row_count = row_count,
                                   .out = logits,
@@ -355,13 +389,13 @@ void machine_project_add(struct kern *kern, const struct kern_rows *in, const st
     struct cpu_input input = {.blocks = in->blocks, .values = in->values, .block_count = in->block_count};
     if (!ready) input = make_input(kern, in, NULL, row_count, NULL, weight, PLAIN);
     CHECK(x->has_values);
-    project(&(struct project_job){.kern = kern,
-                                  .weight = weight,
-                                  .input = input,
-                                  .row_count = row_count,
-                                  .bias = bias_values(bias, weight->rows),
-                                  .out = x,
-                                  .finish = finish_add});
+    project(&(struct project_job){
+        .kern = kern,
+        .own = {.weight = weight, .bias = bias_values(bias, weight->rows), .col_first = x->col_first},
+        .input = input,
+        .row_count = row_count,
+        .out = x,
+        .finish = finish_add});
 }
 
 void machine_norm_gate_up(struct kern *kern, const struct kern_rows *x, const struct kern_vector *norm,
@@ -373,11 +407,12 @@ void machine_norm_gate_up(struct kern *kern, const struct kern_rows *x, const st
     out->has_blocks = out->whole_blocks;
     out->has_values = kern->has_float_weights || !out->has_blocks;
     project(&(struct project_job){.kern = kern,
-                                  .weight = gate_up,
+                                  .own = {.weight = gate_up,
+                                          .bias = bias_values(gate_bias, out->col_count),
+                                          .up_bias = bias_values(up_bias, out->col_count),
+                                          .col_first = out->col_first},
                                   .input = make_input(kern, x, NULL, row_count, norm, gate_up, PLAIN),
                                   .row_count = row_count,
-                                  .bias = bias_values(gate_bias, out->col_count),
-                                  .up_bias = bias_values(up_bias, out->col_count),
                                   .out = out,
                                   .finish = finish_gate_up});
 }
