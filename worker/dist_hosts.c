@@ -4,7 +4,6 @@
  *   | header | row 0: own bytes of plane 0, of plane 1 | row 1: .. |        GATHER
  *   | header | own rows, whole |                                            ROWS
  *   | header | plan |                                                       SHARE, from rank 0
- *   | header |                                                              BEAT, in place of a SHARE
  *   | header | to rank 0: notes of the host's ranks, note_bytes each |      AGREE; the status is the header's
  *
  * All leaders call the same in the same order, so each knows the length of what it is sent, but of plans. A sequence
@@ -36,7 +35,7 @@ enum {
 #define OFFER_NS (50 * NS_PER_US)    // from here on a spin offers the core to whoever wants it
 #define NAP_SLACK_NS UINT64_C(1000)  // the kernel's own 50 us would double a short nap
 
-enum kind { KIND_GATHER = 1, KIND_ROWS, KIND_SHARE, KIND_BEAT, KIND_AGREE };
+enum kind { KIND_GATHER = 1, KIND_ROWS, KIND_SHARE, KIND_AGREE };
 
 struct header {
     uint32_t kind, sequence;
@@ -55,7 +54,6 @@ struct hosts {
     struct dist_message sends[RANKS_MAX], receives[RANKS_MAX]; // by peers, without ourselves
     uint32_t peers[RANKS_MAX];                                 // hosts, ascending
     uint32_t peer_count;
-    uint64_t heard_ns;  // 0: no wait is under way
     bool under_way;     // messages are posted, and were not done
     struct hosts *next; // in abandoned
     int failed;
@@ -88,28 +86,26 @@ static void nap(uint64_t waited_ns)
     (void)nanosleep(&t, NULL); // a broken nap is a shorter one
 }
 
-/* Until all that is posted is done. began_ns: of the wait, which may go over several exchanges. */
-static int wait_done(struct hosts *hosts, uint64_t began_ns)
+/* Until all that is posted is done. */
+static int wait_done(struct hosts *hosts)
 {
     const struct dist_hosts_conf *conf = &hosts->conf;
-    uint64_t looked_ns = hosts->heard_ns = clock_mono_ns();
+    const uint64_t began_ns = clock_mono_ns();
+    uint64_t looked_ns = began_ns;
     int r;
     for (;;) {
         r = conf->messages.poll(conf->messages.arg);
         if (r != 0) break;
-        const uint64_t now_ns = clock_mono_ns();
+        const uint64_t now_ns = clock_mono_ns(), waited_ns = now_ns - began_ns;
         if (now_ns - looked_ns >= DIST_LOOK_NS) {
             r = conf->look ? conf->look(conf->look_arg) : 0;
-            if (r < 0)
-                return fail(hosts, r, "nothing came for %.1f s", (double)(now_ns - hosts->heard_ns) / 1e9);
+            if (r < 0) return fail(hosts, r, "nothing came for %.1f s", (double)waited_ns / 1e9);
             looked_ns = now_ns;
         }
-        const uint64_t waited_ns = now_ns - began_ns;
         if (waited_ns >= conf->spin_ns_max) nap(waited_ns);
         else if (waited_ns >= OFFER_NS) (void)sched_yield(); // never fails
         else relax();
     }
-    hosts->heard_ns = 0;
     hosts->under_way = false;
     return r < 0 ? fail(hosts, r, "messages between hosts: %s", err_name(r)) : 0;
 }
@@ -176,7 +172,7 @@ static int swap(struct hosts *hosts, enum kind kind, const size_t *own, const si
         put_receive(hosts, i, sizeof(struct header) + bytes[i], &used);
     }
     int r = post(hosts, hosts->peer_count, hosts->peer_count);
-    if (r == 0) r = wait_done(hosts, clock_mono_ns());
+    if (r == 0) r = wait_done(hosts);
     for (uint32_t i = 0; r == 0 && i < hosts->peer_count; i++) {
         struct header header;
         r = verify(hosts, i, kind, bytes[i], &header);
@@ -297,38 +293,31 @@ static int hosts_gather_rows(void *arg, const struct dist_plane *plane, uint32_t
 /* ---- plans ---- */
 
 /* Rank 0's leader to all. */
-static int send_all(struct hosts *hosts, enum kind kind, const void *bytes, size_t len)
+static int send_plan(struct hosts *hosts, const void *bytes, size_t len)
 {
     CHECK(len <= hosts->conf.shape.plan_bytes);
-    uint8_t *to = put_header(hosts, kind, 0);
+    uint8_t *to = put_header(hosts, KIND_SHARE, 0);
     if (len > 0) memcpy(to, bytes, len);
     for (uint32_t i = 0; i < hosts->peer_count; i++) put_send(hosts, i, sizeof(struct header) + len);
     int r = post(hosts, hosts->peer_count, 0);
-    return r < 0 ? r : wait_done(hosts, clock_mono_ns());
+    return r < 0 ? r : wait_done(hosts);
 }
 
 /* The first rank of host 0 is rank 0, and peer 0 of all others. */
 static int receive_plan(struct hosts *hosts, void *bytes, uint64_t room, uint64_t *ret_bytes)
 {
-    const uint64_t began_ns = clock_mono_ns();
-    for (;;) {
-        size_t used = 0;
-        struct header header = {0};
-        put_receive(hosts, 0, sizeof header + hosts->conf.shape.plan_bytes, &used);
-        int r = post(hosts, 0, 1);
-        if (r == 0) r = wait_done(hosts, began_ns);
-        if (r < 0) return r;
-        const struct dist_message *message = &hosts->receives[0];
-        if (message->len == sizeof header) memcpy(&header, message->bytes, sizeof header);
-        if (header.kind == KIND_BEAT && header.sequence == hosts->sequence) continue;
-        r = verify(hosts, 0, KIND_SHARE, SIZE_MAX, &header);
-        if (r < 0) return r;
-        const size_t len = message->len - sizeof header;
-        if (len > room) return fail(hosts, ERR_PEER, "host 0: a plan of %zu bytes", len);
-        memcpy(bytes, payload_of(hosts, 0), len);
-        *ret_bytes = len;
-        return 0;
-    }
+    size_t used = 0;
+    struct header header;
+    put_receive(hosts, 0, sizeof header + hosts->conf.shape.plan_bytes, &used);
+    int r = post(hosts, 0, 1);
+    if (r == 0) r = wait_done(hosts);
+    if (r == 0) r = verify(hosts, 0, KIND_SHARE, SIZE_MAX, &header);
+    if (r < 0) return r;
+    const size_t len = hosts->receives[0].len - sizeof header;
+    if (len > room) return fail(hosts, ERR_PEER, "host 0: a plan of %zu bytes", len);
+    memcpy(bytes, payload_of(hosts, 0), len);
+    *ret_bytes = len;
+    return 0;
 }
 
 static int hosts_share(void *arg, void *bytes, uint64_t room, uint64_t *inout_bytes)
@@ -336,19 +325,8 @@ static int hosts_share(void *arg, void *bytes, uint64_t room, uint64_t *inout_by
     struct hosts *hosts = arg;
     if (hosts->failed < 0) return hosts->failed;
     hosts->sequence++;
-    return hosts->host == 0 ? send_all(hosts, KIND_SHARE, bytes, *inout_bytes)
+    return hosts->host == 0 ? send_plan(hosts, bytes, *inout_bytes)
                             : receive_plan(hosts, bytes, room, inout_bytes);
-}
-
-int dist_hosts_beat(const struct dist_hosts *dist_hosts)
-{
-    struct hosts *hosts = dist_hosts->arg;
-    CHECK(hosts->host == 0);
-    if (hosts->failed < 0) return hosts->failed;
-    hosts->sequence++; // of the plan that they wait for
-    int r = send_all(hosts, KIND_BEAT, NULL, 0);
-    hosts->sequence--;
-    return r;
 }
 
 /* ---- statuses and notes ---- */
@@ -434,12 +412,6 @@ void dist_hosts_close(struct dist_hosts *hosts)
         hosts_free(own);
     }
     *hosts = (struct dist_hosts){0};
-}
-
-uint64_t dist_hosts_waited_ns(const struct dist_hosts *dist_hosts)
-{
-    const struct hosts *hosts = dist_hosts->arg;
-    return hosts->heard_ns > 0 ? clock_mono_ns() - hosts->heard_ns : 0;
 }
 
 const char *dist_hosts_reason(const struct dist_hosts *dist_hosts)

@@ -45,7 +45,7 @@ struct dist_hosts_conf {
     struct exchange_shape shape; // bounds of all messages
     uint64_t spin_ns_max;        // 0: no core is free for that
     struct dist_messages messages;
-    /* Whether to wait on, as dist_conf's; asked with the wait in dist_hosts_waited_ns. May be NULL. */
+    /* Whether to wait on, as dist_conf's. May be NULL. */
     int (*look)(void *arg);
     void *look_arg;
 };
@@ -54,11 +54,6 @@ struct dist_hosts_conf {
 int dist_hosts_open(const struct dist_hosts_conf *conf, struct dist_hosts *ret_hosts, struct err *err);
 void dist_hosts_close(struct dist_hosts *hosts); // zeroed is fine, and zeroed after
 
-/* For how long the wait under way has heard nothing: since it began, or since the last beat. 0 outside of waits. */
-uint64_t dist_hosts_waited_ns(const struct dist_hosts *hosts);
-/* Rank 0, between two steps: "still here" to leaders that wait for a plan. They go on waiting, and count dist_hosts_waited_ns
- * anew. Without it a wait for a plan cannot be told from a lost host. 0, or a negative code for ever. */
-int dist_hosts_beat(const struct dist_hosts *hosts);
 /* Why calls fail, "" while they do not. Until dist_hosts_close. */
 const char *dist_hosts_reason(const struct dist_hosts *hosts);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a leader makes of messages that are not what they should be, of beats, and of waiting: the other leader is this
+/* What a leader makes of messages that are not what they should be and of waiting: the other leader is this
  * test, which writes bytes. That good messages bring the right columns is test_dist's. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,7 +15,7 @@
 #include "tests/unit/hosts_rig.h"
 
 enum { COLS = 64, PLAN_BYTES = 100, NOTE_BYTES = 12 };
-enum { GATHER = 1, ROWS, SHARE, BEAT, AGREE }; // of headers
+enum { GATHER = 1, ROWS, SHARE, AGREE }; // of headers
 
 static const uint32_t host_first[] = {0, 1, 2};
 static const uint32_t bounds[] = {0, 32, 64};
@@ -26,13 +26,11 @@ struct world {
     struct dist_hosts hosts;
     float columns[COLS];
     int looks, looks_max; // look says no at the last; 0: never
-    uint64_t waited_ns;   // at the last look
 };
 
 static int look(void *arg)
 {
     struct world *world = arg;
-    world->waited_ns = dist_hosts_waited_ns(&world->hosts);
     return ++world->looks == world->looks_max ? -ECANCELED : 0;
 }
 
@@ -98,7 +96,7 @@ static void test_dist_hosts_a_message_that_is_not_the_call_s_ends_the_group(void
         int r;
     } cases[] = {{GATHER, 1, 128, 0},        {GATHER, 1, 127, ERR_PEER}, {GATHER, 1, 0, ERR_PEER},
                  {GATHER, 1, 129, ERR_PEER}, {GATHER, 2, 128, ERR_PEER}, {GATHER, 0, 128, ERR_PEER},
-                 {ROWS, 1, 128, ERR_PEER},   {BEAT, 1, 0, ERR_PEER},     {0, 1, 128, ERR_PEER}};
+                 {ROWS, 1, 128, ERR_PEER},   {AGREE, 1, 0, ERR_PEER},    {0, 1, 128, ERR_PEER}};
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         struct world world;
         world_open(&world, 0);
@@ -116,7 +114,6 @@ static void test_dist_hosts_a_message_that_is_not_the_call_s_ends_the_group(void
             assert_int_equal(gather(&world), ERR_PEER);
             assert_int_equal(world.hosts.agree(world.hosts.arg, &status, NULL, 0), ERR_PEER);
             assert_int_equal(world.hosts.share(world.hosts.arg, NULL, 0, &bytes), ERR_PEER);
-            assert_int_equal(dist_hosts_beat(&world.hosts), ERR_PEER);
         }
         world_close(&world);
     }
@@ -163,7 +160,7 @@ static int receive(struct world *world, uint64_t room, uint64_t *ret_bytes)
     return world->hosts.share(world->hosts.arg, plan, room, ret_bytes);
 }
 
-static void test_dist_hosts_plans_are_bounded_and_beats_are_none(void **state)
+static void test_dist_hosts_plans_are_bounded(void **state)
 {
     (void)state;
     struct world world;
@@ -172,7 +169,6 @@ static void test_dist_hosts_plans_are_bounded_and_beats_are_none(void **state)
     say(&world, SHARE, 1, 0, PLAN_BYTES);
     assert_int_equal(receive(&world, PLAN_BYTES, &bytes), 0);
     assert_int_equal(bytes, PLAN_BYTES);
-    for (int i = 0; i < 3; i++) say(&world, BEAT, 2, 0, 0);
     say(&world, SHARE, 2, 0, 0);
     assert_int_equal(receive(&world, PLAN_BYTES, &bytes), 0);
     assert_int_equal(bytes, 0);
@@ -182,37 +178,13 @@ static void test_dist_hosts_plans_are_bounded_and_beats_are_none(void **state)
     static const struct {
         uint32_t kind, sequence;
         size_t bytes;
-    } bad[] = {{SHARE, 1, PLAN_BYTES + 1}, {SHARE, 2, 1}, {BEAT, 2, 0}, {BEAT, 1, 1}, {GATHER, 1, 1}};
+    } bad[] = {{SHARE, 1, PLAN_BYTES + 1}, {SHARE, 2, 1}, {AGREE, 1, 0}, {GATHER, 1, 1}};
     for (size_t i = 0; i < COUNT_OF(bad); i++) {
         world_open(&world, 1);
         say(&world, bad[i].kind, bad[i].sequence, 0, bad[i].bytes);
         assert_int_equal(receive(&world, PLAN_BYTES, &bytes), ERR_PEER);
         world_close(&world);
     }
-}
-
-static void test_dist_hosts_a_beat_is_what_the_next_plan_s_wait_reads(void **state)
-{
-    (void)state;
-    struct world world;
-    struct {
-        uint64_t len;
-        uint32_t kind, sequence;
-        int32_t status;
-        uint32_t reserved;
-    } got;
-    uint64_t bytes = 0;
-    world_open(&world, 0);
-    static const uint32_t kinds[] = {BEAT, BEAT, SHARE};
-    for (int i = 0; i < 2; i++) assert_int_equal(dist_hosts_beat(&world.hosts), 0);
-    assert_int_equal(world.hosts.share(world.hosts.arg, NULL, PLAN_BYTES, &bytes), 0);
-    for (size_t i = 0; i < COUNT_OF(kinds); i++) {
-        assert_int_equal(recv(world.rig.fds[1][0], &got, sizeof got, 0), sizeof got);
-        assert_int_equal(got.len, 16);
-        assert_int_equal(got.kind, kinds[i]);
-        assert_int_equal(got.sequence, 1);
-    }
-    world_close(&world);
 }
 
 static uint64_t cpu_ns(void)
@@ -234,7 +206,6 @@ static void test_dist_hosts_a_wait_ends_when_look_says_so_and_costs_little(void 
     const uint64_t took_ns = clock_mono_ns() - start_ns;
     assert_int_equal(world.looks, 5);
     assert_in_range(took_ns, 5 * DIST_LOOK_NS, UINT64_MAX);
-    assert_in_range(world.waited_ns, 5 * DIST_LOOK_NS, took_ns);
     assert_in_range(cpu_ns() - used_ns, 0, took_ns / 10); // a thread that spins uses all
     assert_int_equal(receive(&world, PLAN_BYTES, &bytes), -ECANCELED);
     assert_int_equal(world.looks, 5);
@@ -250,8 +221,7 @@ int main(void)
         cmocka_unit_test(test_dist_hosts_a_message_that_is_not_the_call_s_ends_the_group),
         cmocka_unit_test(test_dist_hosts_a_header_alone_is_no_part_of_a_message),
         cmocka_unit_test(test_dist_hosts_notes_and_the_least_status_come_to_rank_0),
-        cmocka_unit_test(test_dist_hosts_plans_are_bounded_and_beats_are_none),
-        cmocka_unit_test(test_dist_hosts_a_beat_is_what_the_next_plan_s_wait_reads),
+        cmocka_unit_test(test_dist_hosts_plans_are_bounded),
         cmocka_unit_test(test_dist_hosts_a_wait_ends_when_look_says_so_and_costs_little),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
