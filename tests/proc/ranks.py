@@ -24,7 +24,7 @@ from kill_worker import PROMPTS, RESTART_S_MAX, Watch, attempt  # noqa: E402
 from kvasir_test import (Daemon, Skip, Streamed, Tap, build_dir, in_parallel, model_path, note,  # noqa: E402
                          process_children, process_cpu_s, process_is_alive, vectors_path, wait_until)
 
-PTRACE_SEIZE, PTRACE_INTERRUPT, WALL = 0x4206, 0x4207, 0x40000000
+PTRACE_DETACH, PTRACE_SEIZE, PTRACE_INTERRUPT, WALL = 17, 0x4206, 0x4207, 0x40000000
 KINDS = ("kill a rank", "stop a rank", "kill mpirun", "stop mpirun", "hang a rank")
 TINY = {"llama_tied": (1, 4), "llama_untied": (1, 2)}  # 2 KV heads and 1, and ranks of the short form
 CHUNK = 32  # tokens of a step
@@ -189,6 +189,10 @@ class Faults:
         if not kind.startswith("kill"):
             wait_until(lambda: not process_is_alive(group[0]) or not running(), "mpirun is ended", RESTART_S_MAX)
         noticed = time.monotonic() - start
+        if kind.startswith("hang") and process_is_alive(group[0]) and not running():
+            os.waitpid(pid, WALL)  # behind the last token nothing waits for it
+            libc.ptrace(PTRACE_DETACH, pid, None, None)
+            return
         if kind.startswith("hang"):
             wait_until(lambda: os.waitpid(pid, WALL | os.WNOHANG)[0] == 0 or not process_is_alive(pid), "reaped")
         for one in (group[0], *group[1]):
