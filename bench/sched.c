@@ -4,7 +4,7 @@
  *   sched [--cpu] [--steps N] [--context N] [--us-per-token N] [--load N]
  *
  * A step is all that the daemon does for it between one answer and the next order, but the rings' counters: sched_plan,
- * writing the order and copying it into its slot, copying the answer out of its own, verifying it, sched_complete.
+ * writing the order into its slot, copying the answer out of its own, verifying it, sched_complete.
  * Verifying the order and making the answer up is the worker's part. What is done once a sequence and not once a step,
  * sched_submit and sched_remove, is told beside it. Every sequence that
  * ends is followed by a new one, so that as many run and wait all the time, with prompts of --context tokens on
@@ -120,9 +120,8 @@ static struct part_times step(struct bench *bench)
     int seqs = sched_plan(rig->sched, 0, rig->now_ns, rig->writer);
     double planned = now();
     CHECK(seqs > 0);
-    size_t bytes = plan_writer_finish(rig->writer, rig->plan_bytes, rig->plan_size);
-    plan_view(rig->plan_bytes, &rig->plan);
-    memcpy(bench->plan_slot, rig->plan_bytes, bytes);
+    size_t bytes = plan_writer_finish(rig->writer, bench->plan_slot, rig->plan_size);
+    plan_writer_view(rig->writer, &rig->plan);
     double written = now();
     int r = plan_verify(bench->plan_slot, bytes, &rig->limits, &workers, NULL);
     CHECK(r == 0);

@@ -127,8 +127,7 @@ static int group_make(struct engine *engine, uint32_t idx, struct err *err)
     struct engine_group *at = &engine->groups[idx];
     at->engine = engine;
     at->idx = idx;
-    at->plan_bytes = malloc(plan_bytes_max(&engine->limits));
-    if (!at->plan_bytes) return ERR(err, -ENOMEM, "out of memory");
+    if (plan_writer_new(&engine->limits, &at->writer) < 0) return ERR(err, -ENOMEM, "out of memory");
     char hosts[HOSTS_TEXT_BYTES] = "";
     if (conf->hosts) hosts_print(conf->hosts, hosts);
     struct exchange_shape shape = exchange_shape_of(&engine->limits, local_count(conf));
@@ -171,7 +170,8 @@ static int parts_make(struct engine *engine, struct err *err)
     if (conf->cache_file[0]) r = offload_make(engine, err);
     if (r < 0) return r;
     sched_plan_limits(&conf->sched, &engine->geometry, conf->facts.vocab_count, &engine->limits);
-    if (r == 0) r = plan_writer_new(&engine->limits, &engine->writer);
+    if (r == 0) r = plan_limits_verify(&engine->limits, err);
+    if (r < 0) return r;
     engine->done_bytes_max = done_bytes_max(&engine->limits);
     engine->done_bytes = malloc(engine->done_bytes_max);
     engine->events = calloc(2 * (size_t)conf->sched.seqs_max, sizeof *engine->events);
@@ -235,7 +235,6 @@ static void engine_release(struct engine *engine)
 {
     void (*on_freed)(void *) = engine->on_freed;
     void *owner = engine->conf.owner;
-    plan_writer_free(engine->writer);
     sched_free(engine->sched);
     prefix_free(engine->prefix);
     if (engine->lock_fd >= 0) {
@@ -245,7 +244,7 @@ static void engine_release(struct engine *engine)
         segment_unlock(engine->instance, engine->lock_fd); // the last name
     }
     for (uint32_t i = 0; engine->groups && i < engine->conf.group_count; i++)
-        free(engine->groups[i].plan_bytes);
+        plan_writer_free(engine->groups[i].writer);
     free(engine->groups);
     free(engine->done_bytes);
     free(engine->events);

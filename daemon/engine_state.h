@@ -19,8 +19,8 @@ struct engine_group { // a group and its step
     uint32_t idx;
     struct group *group;
     bool serves;             // its worker is ready and gives the bits that the pool's pages have
-    void *plan_bytes;        // owned: private copy of the plan in flight
-    struct plan_view plan;   // into plan_bytes
+    struct plan_writer *writer; // owned
+    struct plan_view plan;      // the plan in flight, in the writer
     uint64_t done_ns;        // arrival of the completion whose successor is not planned yet; 0: none
     struct engine_step step; // of that completion
 };
@@ -36,7 +36,6 @@ struct engine {
     struct prefix *prefix;
     struct sched *sched;
     struct plan_limits limits;
-    struct plan_writer *writer;
     struct engine_group *groups; // owned, (conf.group_count); of those that could not be made group is NULL
     uint32_t groups_left;        // to stop, or to free
     bool is_failing;             // one could not start: the others are stopped

@@ -55,7 +55,8 @@ bool engine_can_compute(const struct engine_group *at)
     return at->serves && group_state(at->group) == GROUP_READY;
 }
 
-/* Plans a group's next step and pushes it; the plan is kept to verify the answer against. -> whether there is one. */
+/* Plans a group's next step and pushes it. Nobody sees the slot before that: the plan is put together in it. The answer
+ * is verified against what the writer keeps of it, not against the slot. -> whether there is one. */
 static bool group_plan(struct engine_group *at)
 {
     struct engine *engine = at->engine;
@@ -66,15 +67,14 @@ static bool group_plan(struct engine_group *at)
         group_kill(at->group, "the plan ring is broken");
         return false;
     }
-    int seqs = sched_plan(engine->sched, at->idx, clock_mono_ns(), engine->writer);
+    int seqs = sched_plan(engine->sched, at->idx, clock_mono_ns(), at->writer);
     if (seqs == 0 && engine->offload && !sched_flies_any(engine->sched) &&
         offload_yield(engine->offload)) // somebody may fit now
-        seqs = sched_plan(engine->sched, at->idx, clock_mono_ns(), engine->writer);
+        seqs = sched_plan(engine->sched, at->idx, clock_mono_ns(), at->writer);
     if (seqs == 0) return false;
-    size_t bytes = plan_writer_finish(engine->writer, at->plan_bytes, slot_bytes);
-    plan_view(at->plan_bytes, &at->plan);
-    CHECK_SLOW(plan_verify(at->plan_bytes, bytes, &engine->limits, &at->plan, NULL) == 0); // our own writer
-    memcpy(slot, at->plan_bytes, bytes);
+    size_t bytes = plan_writer_finish(at->writer, slot, slot_bytes);
+    CHECK_SLOW(plan_verify(slot, bytes, &engine->limits, &at->plan, NULL) == 0); // our own writer
+    plan_writer_view(at->writer, &at->plan);
     link_plan_push(group_link(at->group), bytes);
     group_step_begin(at->group);
     step_report(at, true);

@@ -66,6 +66,8 @@ int sched_new(const struct sched_conf *conf, struct pool *pool, struct prefix *p
     sched->tables_free = calloc(conf->seqs_max, sizeof *sched->tables_free);
     sched->found = calloc(sched->table_pages, sizeof *sched->found);
     sched->walk = calloc(conf->seqs_max, sizeof *sched->walk);
+    sched->wanting = calloc(2 * (size_t)conf->seqs_max, sizeof *sched->wanting);
+    sched->stirs = calloc(conf->seqs_max, sizeof *sched->stirs);
     sched->page_marks = calloc(pool_geometry(pool)->page_count, sizeof *sched->page_marks);
     sched->bads = calloc(pool_geometry(pool)->page_count, sizeof *sched->bads);
     sched->bad_marks = calloc(pool_geometry(pool)->page_count, sizeof *sched->bad_marks);
@@ -75,7 +77,7 @@ int sched_new(const struct sched_conf *conf, struct pool *pool, struct prefix *p
     if (r == 0) r = sched_share_init(sched);
     if (r == 0) r = checks_new(pool, sched->conf.group_count, &sched->checks);
     if (r < 0 || !sched->seqs || !sched->walk || !sched->page_marks || !sched->bads || !sched->bad_marks ||
-        !sched->tables || !sched->tables_free || !sched->found) {
+        !sched->tables || !sched->tables_free || !sched->found || !sched->wanting || !sched->stirs) {
         sched_free(sched);
         return -ENOMEM;
     }
@@ -115,6 +117,8 @@ void sched_free(struct sched *sched)
     free(sched->tables_free);
     free(sched->found);
     free(sched->walk);
+    free(sched->wanting);
+    free(sched->stirs);
     free(sched->seqs);
     free(sched);
 }
@@ -249,24 +253,6 @@ struct hash128 sched_seq_key(struct seq *seq, uint32_t page)
         seq->key_count = i + 1;
     }
     return seq->keys[page];
-}
-
-void sched_seq_owe(struct sched *sched, struct seq *seq)
-{
-    CHECK(seq->state == SEQ_RUNNING);
-    uint32_t pages = sched_pages_for(seq->token_count + 1);
-    uint32_t owed = pages > seq->page_count ? pages - seq->page_count : 0;
-    sched->pages_owed += owed;
-    sched->pages_owed -= seq->owed;
-    seq->owed = owed;
-}
-
-struct seq *sched_seq_find(const struct sched *sched, uint64_t seq_id)
-{
-    uint32_t slot = (uint32_t)seq_id;
-    if (slot >= sched->slot_count) return NULL;
-    struct seq *seq = &sched->seqs[slot];
-    return seq->state != SEQ_UNUSED && seq->generation == seq_id >> 32 ? seq : NULL;
 }
 
 /* ---- life of a sequence ---- */

@@ -244,6 +244,7 @@ static enum look admit(struct step *step, uint32_t slot)
         seq->admitted_ns = step->now_ns;
     }
     seq->admitted = true;
+    sched_want(step, slot);
     return LOOK_FITS;
 }
 

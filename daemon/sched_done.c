@@ -25,6 +25,12 @@ static bool fills(const struct seq *seq)
     return (seq->computed + seq->rows_in_flight) / PAGE_TOKENS > seq->computed / PAGE_TOKENS;
 }
 
+/* Whether one more token makes a page of tokens full. */
+static bool tokens_fill(const struct seq *seq)
+{
+    return (seq->token_count + 1) % PAGE_TOKENS == 0;
+}
+
 /* See sched_seq_prefetch: one that comes after number i of the answer. */
 static struct seq *verify_prefetch(const struct sched *sched, const struct done_view *done, uint32_t i)
 {
@@ -70,37 +76,40 @@ static void first_prefetch(const struct sched *sched, const struct done_view *do
                            enum seal_turn turn)
 {
     struct seq *seq = &sched->seqs[(uint32_t)done->seqs[i].seq_id];
-    bool appends = (seq->token_count + 1) % PAGE_TOKENS == 0;
+    bool appends = tokens_fill(seq);
     if (fills(seq)) seal_prefetch(sched, seq, seq->computed / PAGE_TOKENS, turn);
     else if (appends && turn == SEAL_LINE) __builtin_prefetch(&seq->tokens);
     else if (appends && turn == SEAL_ARRAYS) __builtin_prefetch(seq->tokens + seq->token_count, 1);
 }
 
-/* The same, once the whole answer is known to be of sequences that are there. */
-static void answer_prefetch(const struct sched *sched, const struct done_view *done, uint32_t i)
+/* The same, once the whole answer is known to be of sequences that are there; for each turn another of those that stir
+ * more than their own lines. */
+static void stirs_prefetch(const struct sched *sched, const struct done_view *done, uint32_t at,
+                           uint32_t count)
 {
-    enum { AHEAD_KEY = 5, AHEAD_PAGE = 10, AHEAD_ARRAYS = 15, AHEAD_LINE = 20 };
-    uint32_t count = done->header->seq_count;
-    struct seq *ahead = verify_prefetch(sched, done, i);
-    if (ahead) __builtin_prefetch(ahead->tail, 1);
-    if (i + AHEAD_LINE < count) first_prefetch(sched, done, i + AHEAD_LINE, SEAL_LINE);
-    if (i + AHEAD_ARRAYS < count) first_prefetch(sched, done, i + AHEAD_ARRAYS, SEAL_ARRAYS);
-    if (i + AHEAD_PAGE < count) first_prefetch(sched, done, i + AHEAD_PAGE, SEAL_PAGE);
-    if (i + AHEAD_KEY < count) first_prefetch(sched, done, i + AHEAD_KEY, SEAL_KEY);
+    static const uint8_t ahead[] = {
+        [SEAL_LINE] = 8, [SEAL_ARRAYS] = 6, [SEAL_PAGE] = 4, [SEAL_KEY] = 2};
+    for (enum seal_turn turn = SEAL_LINE; turn <= SEAL_KEY; turn++)
+        if (at + ahead[turn] < count) first_prefetch(sched, done, sched->stirs[at + ahead[turn]], turn);
 }
 
-/* Nothing is changed before the whole answer is known to hold what was asked for. */
-static int answer_verify(const struct sched *sched, uint32_t group, const struct done_view *done)
+/* Nothing is changed before the whole answer is known to hold what was asked for. *ret_stir_count: of sched.stirs, the
+ * numbers of those in the answer that fill a page or whose tokens do. */
+static int answer_verify(const struct sched *sched, uint32_t group, const struct done_view *done,
+                         uint32_t *ret_stir_count)
 {
-    uint32_t rank_count = pool_geometry(sched->pool)->rank_count, at = 0;
+    uint32_t rank_count = pool_geometry(sched->pool)->rank_count, at = 0, stirs = 0;
     for (uint32_t i = 0; i < done->header->seq_count; i++) {
         (void)verify_prefetch(sched, done, i);
         const struct seq *seq = sched_seq_find(sched, done->seqs[i].seq_id);
         if (!seq || seq->rows_in_flight == 0 || seq->group != group) return ERR_PEER;
-        uint32_t end = seq->computed + seq->rows_in_flight;
-        for (uint32_t page = seq->computed / PAGE_TOKENS; page < end / PAGE_TOKENS; page++)
+        uint32_t rows_end = seq->computed + seq->rows_in_flight;
+        sched->stirs[stirs] = i;
+        stirs += fills(seq) || tokens_fill(seq);
+        for (uint32_t page = seq->computed / PAGE_TOKENS; page < rows_end / PAGE_TOKENS; page++)
             if (!seals_next(done, seq->pages[page].page_idx, rank_count, &at)) return ERR_PEER;
     }
+    *ret_stir_count = stirs;
     return 0;
 }
 
@@ -167,10 +176,13 @@ static bool scores_event(struct seq *seq, const struct done_seq *answer, const s
     uint32_t end = row_first + answer->score_count;
     uint32_t first = row_first > seq->scored ? row_first : seq->scored;
     if (first >= end) return false;
-    event->kind = SCHED_SCORES;
-    event->scores = done->scores + answer->score_first + (first - row_first);
-    event->score_position = first;
-    event->score_count = end - first;
+    *event = (struct sched_event){.kind = SCHED_SCORES,
+                                  .seq_id = answer->seq_id,
+                                  .owner = seq->owner,
+                                  .seq = answer,
+                                  .scores = done->scores + answer->score_first + (first - row_first),
+                                  .score_position = first,
+                                  .score_count = end - first};
     seq->scored = end;
     return true;
 }
@@ -187,13 +199,14 @@ static uint32_t seq_answer(struct answer *answer, const struct done_seq *done_se
         sched_seq_end(sched, slot, answer->now_ns);
         return 0;
     }
-    struct sched_event event = {.seq_id = done_seq->seq_id, .owner = seq->owner, .seq = done_seq};
-    if (scores_event(seq, done_seq, answer->done, row_first, &event)) events[count++] = event;
+    count += scores_event(seq, done_seq, answer->done, row_first, events);
     if (!sampled) return count;
-    event.kind = done_seq->flags & DONE_SAMPLED ? SCHED_TOKEN : SCHED_FAILED;
-    event.score_count = 0;
-    events[count++] = event;
-    if (event.kind == SCHED_TOKEN && seq->token_count < seq->token_cap) {
+    bool has_token = done_seq->flags & DONE_SAMPLED;
+    events[count++] = (struct sched_event){.kind = has_token ? SCHED_TOKEN : SCHED_FAILED,
+                                           .seq_id = done_seq->seq_id,
+                                           .owner = seq->owner,
+                                           .seq = done_seq};
+    if (has_token && seq->token_count < seq->token_cap) {
         sched_seq_append(seq, done_seq->token);
         sched_seq_owe(sched, seq);
     } else {
@@ -212,7 +225,8 @@ int sched_complete(struct sched *sched, uint32_t group_idx, uint64_t now_ns, con
         (void)sched_step_drop(sched, group_idx, now_ns); // of the pages somebody else has told
         return 0;
     }
-    int r = answer_verify(sched, group_idx, done);
+    uint32_t stir_count, stir = 0;
+    int r = answer_verify(sched, group_idx, done, &stir_count);
     if (r < 0) return r;
     group->in_flight = false;
     if (checks_passed(sched->checks, group_idx) == 0) // else hashing is in its time
@@ -220,7 +234,9 @@ int sched_complete(struct sched *sched, uint32_t group_idx, uint64_t now_ns, con
     struct answer answer = {.sched = sched, .done = done, .now_ns = now_ns};
     uint32_t event_count = 0;
     for (uint32_t i = 0; i < done->header->seq_count; i++) {
-        answer_prefetch(sched, done, i);
+        struct seq *ahead = verify_prefetch(sched, done, i);
+        if (ahead) __builtin_prefetch(ahead->tail, 1);
+        if (stir < stir_count && sched->stirs[stir] == i) stirs_prefetch(sched, done, stir++, stir_count);
         event_count += seq_answer(&answer, &done->seqs[i], events + event_count);
     }
     return (int)event_count;

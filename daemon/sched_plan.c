@@ -102,14 +102,13 @@ static uint32_t pages_ensure(struct step *step, uint32_t slot, uint32_t rows)
     return rows;
 }
 
-/* Whether the plan has room for everything this sequence would push. */
-static bool plan_has_room(const struct step *step, const struct seq *seq, uint32_t rows)
+/* Whether the plan has room for what few sequences push; plan_writer_add finds out for what all do. */
+static bool plan_has_room(const struct step *step, const struct seq *seq)
 {
     struct plan_limits room;
+    if (!seq->use_history && seq->bias_count == 0) return true;
     plan_writer_room(step->writer, &room);
-    return room.seqs_max >= 1 && room.tokens_max >= rows &&
-           room.pages_max >= sched_pages_for(seq->computed + rows) &&
-           room.history_max >= (seq->use_history ? seq->token_count : 0) &&
+    return room.history_max >= (seq->use_history ? seq->token_count : 0) &&
            room.biases_max >= seq->bias_count;
 }
 
@@ -162,37 +161,50 @@ static void load_add(struct step *step, const struct seq *seq, uint32_t rows, bo
     *(sched_rows_wanted(seq) == 1 ? &group->last_step.decode_rows : &group->last_step.prefill_rows) += rows;
 }
 
+/* What a sequence has from its request; field by field, since clearing the whole first costs as much again. */
+static inline void seq_write(struct plan_seq *out, const struct seq *seq, uint64_t seq_id)
+{
+    const struct seq_params *params = &seq->params;
+    out->seq_id = seq_id;
+    out->seed = params->seed;
+    out->history_first = out->history_count = out->history_prompt = out->bias_first = 0;
+    out->logprobs = params->logprobs;
+    out->top_k = params->top_k;
+    out->temperature = params->temperature;
+    out->top_p = params->top_p;
+    out->min_p = params->min_p;
+    out->repetition_penalty = params->repetition_penalty;
+    out->presence_penalty = params->presence_penalty;
+    out->frequency_penalty = params->frequency_penalty;
+    out->adapter_id = out->mask_first = out->mask_words = out->draft_count = 0;
+}
+
+/* Nothing happens where the plan is full. */
 static void plan_push(struct step *step, uint32_t slot, uint32_t rows)
 {
     struct seq *seq = &step->sched->seqs[slot];
     uint32_t end = seq->computed + rows;
     bool scores = sched_is_scoring(seq) && end > seq->scored;
-    struct plan_seq out = {
-        .seq_id = sched_seq_id(step->sched, slot),
-        SEQ_PARAMS_FROM(&seq->params),
-        .flags = (end == seq->token_count ? PLAN_SAMPLE : 0) | (scores ? PLAN_SCORE : 0),
-        .token_count = rows,
-        .pos_first = seq->computed,
-        .bias_count = biases_held(seq),
-        .score_target = scores && end < seq->prompt_count ? seq->tokens[end] : PLAN_TOKEN_NONE,
-    };
     const uint32_t *tokens = sched_rows_wanted(seq) == 1 ? &seq->last_token
                                                          : sched_seq_tokens(seq) + seq->computed;
-    out.token_first = (uint32_t)plan_writer_tokens(step->writer, tokens, rows);
-    out.page_count = sched_pages_for(end);
-    out.page_first = (uint32_t)plan_writer_pages(step->writer, seq->pages, out.page_count);
+    struct plan_seq *out = plan_writer_add(step->writer, tokens, rows, seq->pages, sched_pages_for(end));
+    if (!out) return;
+    uint32_t seq_idx = plan_writer_seq_count(step->writer) - 1;
+    seq_write(out, seq, sched_seq_id(step->sched, slot));
+    out->flags = (end == seq->token_count ? PLAN_SAMPLE : 0) | (scores ? PLAN_SCORE : 0);
+    out->pos_first = seq->computed;
+    out->bias_count = biases_held(seq);
+    out->score_target = scores && end < seq->prompt_count ? seq->tokens[end] : PLAN_TOKEN_NONE;
     plan_push_checks(step, seq);
     if (seq->use_history) {
-        out.history_first = (uint32_t)plan_writer_history(step->writer, sched_seq_tokens(seq),
-                                                          seq->token_count);
-        out.history_count = seq->token_count;
-        out.history_prompt = seq->prompt_count;
+        out->history_first = (uint32_t)plan_writer_history(step->writer, sched_seq_tokens(seq),
+                                                           seq->token_count);
+        out->history_count = seq->token_count;
+        out->history_prompt = seq->prompt_count;
     }
-    if (out.bias_count)
-        out.bias_first = (uint32_t)plan_writer_biases(step->writer, seq->biases, out.bias_count);
-    int pushed = plan_writer_seq(step->writer, &out);
-    CHECK(pushed >= 0);
-    if (seq->has_ties && seq->tail_page != PAGE_NONE) plan_push_tail(step, seq, (uint32_t)pushed);
+    if (out->bias_count)
+        out->bias_first = (uint32_t)plan_writer_biases(step->writer, seq->biases, out->bias_count);
+    if (seq->has_ties && seq->tail_page != PAGE_NONE) plan_push_tail(step, seq, seq_idx);
     seq->rows_in_flight = (uint16_t)rows;
     seq->served_step = (uint32_t)(step->sched->step + 1);
     load_add(step, seq, rows, scores);
@@ -209,7 +221,7 @@ static void seq_plan(struct step *step, uint32_t slot, uint32_t rows)
     if (rows > step->rows_left) rows = step->rows_left;
     if (rows == 0) return;
     rows = pages_ensure(step, slot, rows);
-    if (rows == 0 || !plan_has_room(step, seq, rows)) return;
+    if (rows == 0 || !plan_has_room(step, seq)) return;
     plan_push(step, slot, rows);
 }
 
@@ -277,6 +289,7 @@ static void plan_decodes(struct step *step)
         if (seq->group != step->group_idx) continue;
         if (sched_rows_wanted(seq) == 1) seq_plan(step, slot, 1);
         else step->prefill_count++;
+        if (!seq->rows_in_flight) sched->wanting[step->wanting_count++] = slot;
     }
     sched->walk_count = at;
 }
@@ -288,14 +301,27 @@ static bool is_prefilling(const struct step *step, const struct seq *seq)
            seq->group == step->group_idx && !sched_is_suspect(seq) && sched_rows_wanted(seq) > 0;
 }
 
+/* As long as the list, which is of those that run: nobody comes in twice. One that made way and came in again may be
+ * there already. */
+void sched_want(struct step *step, uint32_t slot)
+{
+    struct sched *sched = step->sched;
+    uint32_t *wanting = sched->wanting, at = step->wanting_count;
+    while (at > 0 && sched_seq_before(&sched->seqs[slot], &sched->seqs[wanting[at - 1]])) at--;
+    if (at > 0 && wanting[at - 1] == slot) return;
+    CHECK(step->wanting_count < 2 * sched->conf.seqs_max);
+    for (uint32_t i = step->wanting_count++; i > at; i--) wanting[i] = wanting[i - 1];
+    wanting[at] = slot;
+}
+
 /* Who wants rows, the most urgent first; also those that came in with all but one row cached. -> their number. */
 static uint32_t prompts_list(const struct step *step, struct pace_prompt *prompts)
 {
     const struct sched *sched = step->sched;
-    uint32_t count = 0, at = 0;
-    for (uint32_t slot = sched->running.first; slot != SEQ_NONE; slot = sched->seqs[slot].next) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < step->wanting_count; i++) {
+        uint32_t slot = sched->wanting[i];
         const struct seq *seq = &sched->seqs[slot];
-        (void)walk_prefetch(sched, at++); // one line is enough
         if (!is_prefilling(step, seq)) continue;
         uint32_t wanted = sched_rows_wanted(seq);
         if (sched_is_scoring(seq) && wanted > step->score_rows_left) wanted = step->score_rows_left;

@@ -9,10 +9,11 @@
 #ifndef KVASIR_DAEMON_SCHED_STATE_H
 #define KVASIR_DAEMON_SCHED_STATE_H
 
-#include "daemon/checks.h"
 #include <stddef.h>
 #include <string.h>
 
+#include "common/base/check.h"
+#include "daemon/checks.h"
 #include "daemon/sched.h"
 #include "daemon/slot_heap.h"
 #include "daemon/step_cost.h"
@@ -171,6 +172,8 @@ struct sched {
     struct plan_page *found;  // owned, (table_pages): hits of the one that was looked up last
     uint32_t *walk;           // owned, (seqs_max): slots as the last walk over running met them, a hint what
     uint32_t walk_count;      // the next one will meet: a list cannot be prefetched
+    uint32_t *wanting;        // owned, (2 * seqs_max): scratch of one plan, see struct step
+    uint32_t *stirs;          // owned, (seqs_max): scratch of sched_done.c
     uint64_t submitted;       // ever
     uint32_t way_slot;        // the waiting one that nobody's going would have helped
     uint64_t way_step;        // from this step on it is asked again
@@ -198,7 +201,13 @@ static inline uint64_t sched_seq_id(const struct sched *sched, uint32_t slot)
 }
 
 /* The sequence of an id, or NULL when it is gone. */
-struct seq *sched_seq_find(const struct sched *sched, uint64_t seq_id);
+static inline struct seq *sched_seq_find(const struct sched *sched, uint64_t seq_id)
+{
+    uint32_t slot = (uint32_t)seq_id;
+    if (slot >= sched->slot_count) return NULL;
+    struct seq *seq = &sched->seqs[slot];
+    return seq->state != SEQ_UNUSED && seq->generation == seq_id >> 32 ? seq : NULL;
+}
 
 /* Most cache misses are on the way to the next sequence: asks for its first line ahead of its use. */
 static inline void sched_seq_prefetch(const struct seq *seq)
@@ -245,7 +254,15 @@ static inline void sched_seq_append(struct seq *seq, uint32_t token)
 struct hash128 sched_seq_key(struct seq *seq, uint32_t page);
 
 /* Books what a running sequence is owed, after its tokens or pages changed. */
-void sched_seq_owe(struct sched *sched, struct seq *seq);
+static inline void sched_seq_owe(struct sched *sched, struct seq *seq)
+{
+    CHECK(seq->state == SEQ_RUNNING);
+    uint32_t pages = sched_pages_for(seq->token_count + 1);
+    uint32_t owed = pages > seq->page_count ? pages - seq->page_count : 0;
+    sched->pages_owed += owed;
+    sched->pages_owed -= seq->owed;
+    seq->owed = owed;
+}
 
 /* The page that its tail is copied from is needed no more. */
 void sched_seq_release_tail(struct sched *sched, struct seq *seq, uint64_t now_ns);
@@ -282,6 +299,7 @@ struct step { // one call of sched_plan
     uint32_t score_rows_left;
     uint32_t seq_count;
     uint32_t prefill_count; // running ones that want more than one row
+    uint32_t wanting_count; // of sched.wanting: whoever may get rows of a prefill, the most urgent first
     uint32_t admitted_count;
     bool checks;    // pages are unknown (checks.h)
     bool preempted; // somebody lost its pages or place to another: nobody is admitted
@@ -304,6 +322,9 @@ static inline bool sched_is_suspect(const struct seq *seq)
 {
     return seq->losses >= SCHED_LOSSES_ALONE;
 }
+
+/* It came in: see wanting_count. */
+void sched_want(struct step *step, uint32_t slot);
 
 /* The last in the order that is paused and in no step: it computes nothing, and its client may take long. */
 uint32_t sched_victim_paused(const struct sched *sched);

@@ -30,15 +30,6 @@ void step_cost_init(struct step_cost *cost)
     *cost = (struct step_cost){.deviation = deviation_first};
 }
 
-void step_load_add(struct step_load *load, uint32_t rows, uint32_t pos_first, uint32_t logit_rows)
-{
-    uint64_t end = (uint64_t)pos_first + rows;
-    load->rows += rows;
-    load->logit_rows += logit_rows;
-    load->row_keys += (uint64_t)rows * pos_first + (uint64_t)rows * (rows + 1ull) / 2;
-    load->seq_keys += end;
-}
-
 /* How many units of each price are in a load. */
 static void units_of(const struct step_load *load, double *units)
 {

@@ -35,7 +35,15 @@ struct step_cost {
 void step_cost_init(struct step_cost *cost);
 
 /* Adds `rows` rows of one sequence, the first at position pos_first, to a load; logit_rows of them give logits. */
-void step_load_add(struct step_load *load, uint32_t rows, uint32_t pos_first, uint32_t logit_rows);
+static inline void step_load_add(struct step_load *load, uint32_t rows, uint32_t pos_first,
+                                 uint32_t logit_rows)
+{
+    uint64_t end = (uint64_t)pos_first + rows;
+    load->rows += rows;
+    load->logit_rows += logit_rows;
+    load->row_keys += (uint64_t)rows * pos_first + (uint64_t)rows * (rows + 1ull) / 2;
+    load->seq_keys += end;
+}
 
 /* ns; 0 before the first measurement. Never less for a load that is nowhere less. */
 double step_cost_predict(const struct step_cost *cost, const struct step_load *load);

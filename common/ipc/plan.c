@@ -71,9 +71,7 @@ size_t done_bytes_max(const struct plan_limits *limits)
 
 uint32_t plan_seq_filled(const struct plan_seq *seq, uint32_t page_tokens, uint32_t *ret_first)
 {
-    uint32_t first = seq->pos_first / page_tokens, end = (seq->pos_first + seq->token_count) / page_tokens;
-    *ret_first = first;
-    return end - first;
+    return plan_filled(seq, page_tokens, ret_first);
 }
 
 /* [first, first + count) lies in [0, total). No overflow: the sum is 64-bit. */
@@ -256,16 +254,6 @@ static struct plan_view view_of(const uint8_t *base, const struct plan_shape *at
     };
 }
 
-void plan_view(const void *bytes, struct plan_view *ret_view)
-{
-    const struct plan_header *header = bytes;
-    CHECK((uintptr_t)bytes % 8 == 0); // the caller's own buffer
-    struct plan_counts counts = counts_of(header);
-    struct plan_shape at = plan_shape_of(&counts);
-    CHECK(at.end == header->bytes);
-    *ret_view = view_of(bytes, &at);
-}
-
 int plan_verify(const void *bytes, size_t len, const struct plan_limits *limits, struct plan_view *ret_view,
                 struct err *err)
 {
@@ -371,7 +359,7 @@ static int seals_verify(const struct done_view *view, const struct plan_view *pl
     uint32_t next = 0, seal_count = view->header->seal_count;
     for (uint32_t s = 0; s < plan->header->seq_count; s++) {
         const struct plan_seq *asked = &plan->seqs[s];
-        uint32_t first, count = plan_seq_filled(asked, limits->page_tokens, &first);
+        uint32_t first, count = plan_filled(asked, limits->page_tokens, &first);
         for (uint32_t i = 0; i < count * plan_rank_count(limits); i++, next++) {
             const struct plan_page *page =
                 &plan->pages[asked->page_first + first + i / plan_rank_count(limits)];

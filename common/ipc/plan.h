@@ -219,9 +219,6 @@ int plan_verify(const void *bytes, size_t len, const struct plan_limits *limits,
 int done_verify(const void *bytes, size_t len, const struct plan_limits *limits, const struct plan_view *plan,
                 struct done_view *ret_view, struct err *err);
 
-/* The view of a plan that this process's own writer has just written, without looking at it. */
-void plan_view(const void *bytes, struct plan_view *ret_view);
-
 /* Writers over a fixed slot. Each push returns the index of what was pushed, or -ENOSPC when the limit or
  * the slot is reached (nothing changes then). Sections may be pushed in any order; *_finish moves them
  * together into the slot and returns the bytes. A writer owns private memory of its own. */
@@ -234,6 +231,10 @@ int plan_writer_seq(struct plan_writer *writer,
 int plan_writer_tokens(struct plan_writer *writer, const uint32_t *tokens, uint32_t count); // -> token_first
 /* A table of one sequence, at most seqs_max of them; borrows the entries until plan_writer_finish. */
 int plan_writer_pages(struct plan_writer *writer, const struct plan_page *pages, uint32_t count);
+/* All three of one sequence at once. -> its place, with the token and page fields as pushed; the caller fills in every
+ * other one. NULL: no room for one of them, and nothing changed. */
+struct plan_seq *plan_writer_add(struct plan_writer *writer, const uint32_t *tokens, uint32_t count,
+                                 const struct plan_page *pages, uint32_t page_count);
 int plan_writer_history(struct plan_writer *writer, const uint32_t *tokens, uint32_t count);
 int plan_writer_biases(struct plan_writer *writer, const struct plan_bias *biases, uint32_t count);
 int plan_writer_copy(struct plan_writer *writer, const struct plan_copy *copy); // room where a sequence has
@@ -244,6 +245,9 @@ uint32_t plan_writer_token_count(const struct plan_writer *writer);
 /* Room left: lets the scheduler check a whole sequence before it pushes any of it. */
 void plan_writer_room(const struct plan_writer *writer, struct plan_limits *ret_room);
 size_t plan_writer_finish(struct plan_writer *writer, void *slot, size_t slot_bytes); // slot: plan_bytes_max
+/* The plan that was finished last, in the writer's memory, until the next begin: to verify the answer against, whatever
+ * others do to the slot. Of `pages` only what rows fill (plan_seq_filled) is this plan's. */
+void plan_writer_view(const struct plan_writer *writer, struct plan_view *ret_view);
 
 struct done_writer;
 int done_writer_new(const struct plan_limits *limits, struct done_writer **ret_writer);

@@ -56,6 +56,19 @@ static inline struct done_shape done_shape_of(const struct done_counts *counts)
     return at;
 }
 
+/* plan_seq_filled, for loops over all sequences: a division costs as much as the rest, and pages are of a power of two. */
+static inline uint32_t plan_filled(const struct plan_seq *seq, uint32_t page_tokens, uint32_t *ret_first)
+{
+    uint32_t end = seq->pos_first + seq->token_count;
+    if ((page_tokens & (page_tokens - 1)) != 0) {
+        *ret_first = seq->pos_first / page_tokens;
+        return end / page_tokens - *ret_first;
+    }
+    uint32_t shift = (uint32_t)__builtin_ctz(page_tokens);
+    *ret_first = seq->pos_first >> shift;
+    return (end >> shift) - *ret_first;
+}
+
 /* The most of each section that a completion can hold under the limits. */
 static inline struct done_counts done_counts_max(const struct plan_limits *limits)
 {

@@ -1,27 +1,31 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* plan_writer - builds plans and completions section by section in private memory, sized once from the
- * limits, and moves them together into a slot. No allocation between begin and finish. */
+ * limits, and moves them together into a slot. No allocation between begin and finish. What a plan is answered against
+ * stays in the writer: the slot is the reader's from then on. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/base/check.h"
+#include "common/base/huge.h"
 #include "common/ipc/plan.h"
 #include "common/ipc/plan_shape.h"
 
 struct table {                     // a piece of the pages section
     const struct plan_page *pages; // borrowed until finish
-    uint32_t count;
+    uint32_t first, count;         // its place in it
 };
 
 struct plan_writer {
     struct plan_limits limits;
     uint64_t step, epoch;
+    struct plan_header header; // of the last plan that was finished
     struct plan_counts counts; // pushed so far, each within its limit
     struct plan_seq *seqs;     // owned, (seqs_max)
     uint32_t *tokens;          // owned, (tokens_max)
     struct table *tables;      // owned, (seqs_max); table_count of them, counts.pages entries in all
     uint32_t table_count;
+    struct plan_page *filled; // owned, (pages_max): of the pages section what rows fill, see plan_writer_view
     uint32_t *history;        // owned, (history_max)
     struct plan_bias *biases; // owned, (biases_max)
     struct plan_copy *copies; // owned, (seqs_max)
@@ -74,12 +78,13 @@ int plan_writer_new(const struct plan_limits *limits, struct plan_writer **ret_w
     writer->seqs = array_new(limits->seqs_max, sizeof *writer->seqs);
     writer->tokens = array_new(limits->tokens_max, sizeof *writer->tokens);
     writer->tables = array_new(limits->seqs_max, sizeof *writer->tables);
+    writer->filled = huge_alloc(limits->pages_max, sizeof *writer->filled);
     writer->history = array_new(limits->history_max, sizeof *writer->history);
     writer->biases = array_new(limits->biases_max, sizeof *writer->biases);
     writer->copies = array_new(limits->seqs_max, sizeof *writer->copies);
     writer->checks = array_new(plan_checks_max(limits), sizeof *writer->checks);
-    if (!writer->seqs || !writer->tokens || !writer->tables || !writer->history || !writer->biases ||
-        !writer->copies || !writer->checks) {
+    if (!writer->seqs || !writer->tokens || !writer->tables || !writer->filled || !writer->history ||
+        !writer->biases || !writer->copies || !writer->checks) {
         plan_writer_free(writer);
         return -ENOMEM;
     }
@@ -93,6 +98,7 @@ void plan_writer_free(struct plan_writer *writer)
     free(writer->seqs);
     free(writer->tokens);
     free(writer->tables);
+    free(writer->filled);
     free(writer->history);
     free(writer->biases);
     free(writer->copies);
@@ -108,21 +114,15 @@ void plan_writer_begin(struct plan_writer *writer, uint64_t step, uint64_t epoch
     writer->table_count = 0;
 }
 
-/* The three of every sequence, of which there may be thousands a step, are written out: no call of memcpy for them. */
 int plan_writer_seq(struct plan_writer *writer, const struct plan_seq *seq)
 {
-    if (writer->counts.seqs == writer->limits.seqs_max) return -ENOSPC;
-    writer->seqs[writer->counts.seqs] = *seq;
-    return (int)writer->counts.seqs++;
+    return push(writer->seqs, &writer->counts.seqs, writer->limits.seqs_max, seq, 1, sizeof *seq);
 }
 
 int plan_writer_tokens(struct plan_writer *writer, const uint32_t *tokens, uint32_t count)
 {
-    if (count != 1 || writer->counts.tokens == writer->limits.tokens_max)
-        return push(writer->tokens, &writer->counts.tokens, writer->limits.tokens_max, tokens, count,
-                    sizeof *tokens);
-    writer->tokens[writer->counts.tokens] = *tokens;
-    return (int)writer->counts.tokens++;
+    return push(writer->tokens, &writer->counts.tokens, writer->limits.tokens_max, tokens, count,
+                sizeof *tokens);
 }
 
 int plan_writer_pages(struct plan_writer *writer, const struct plan_page *pages, uint32_t count)
@@ -130,9 +130,31 @@ int plan_writer_pages(struct plan_writer *writer, const struct plan_page *pages,
     uint32_t first = writer->counts.pages;
     if (count > writer->limits.pages_max - first || writer->table_count == writer->limits.seqs_max)
         return -ENOSPC;
-    writer->tables[writer->table_count++] = (struct table){pages, count};
+    writer->tables[writer->table_count++] = (struct table){pages, first, count};
     writer->counts.pages += count;
     return (int)first;
+}
+
+/* There may be thousands a step: everything is written where it stays, without a call. */
+struct plan_seq *plan_writer_add(struct plan_writer *writer, const uint32_t *tokens, uint32_t count,
+                                 const struct plan_page *pages, uint32_t page_count)
+{
+    struct plan_counts *at = &writer->counts;
+    const struct plan_limits *limits = &writer->limits;
+    if (at->seqs == limits->seqs_max || writer->table_count == limits->seqs_max ||
+        count > limits->tokens_max - at->tokens || page_count > limits->pages_max - at->pages)
+        return NULL;
+    struct plan_seq *seq = &writer->seqs[at->seqs++];
+    seq->token_first = at->tokens;
+    seq->token_count = count;
+    seq->page_first = at->pages;
+    seq->page_count = page_count;
+    writer->tables[writer->table_count++] = (struct table){pages, at->pages, page_count};
+    if (count == 1) writer->tokens[at->tokens] = *tokens;
+    else memcpy(writer->tokens + at->tokens, tokens, count * sizeof *tokens);
+    at->tokens += count;
+    at->pages += page_count;
+    return seq;
 }
 
 int plan_writer_history(struct plan_writer *writer, const uint32_t *tokens, uint32_t count)
@@ -190,12 +212,35 @@ static void put_tables(uint8_t *to, const struct table *tables, uint32_t count)
     }
 }
 
+/* Of a sequence: the table that its pages are in, which is nearly always the one of its number. */
+static const struct table *table_of(const struct plan_writer *writer, uint32_t seq_idx)
+{
+    uint32_t first = writer->seqs[seq_idx].page_first;
+    if (seq_idx < writer->table_count && writer->tables[seq_idx].first == first)
+        return &writer->tables[seq_idx];
+    for (uint32_t i = 0; i < writer->table_count; i++)
+        if (writer->tables[i].first == first && writer->tables[i].count > 0) return &writer->tables[i];
+    return NULL;
+}
+
+static void keep_filled(struct plan_writer *writer)
+{
+    for (uint32_t i = 0; i < writer->counts.seqs; i++) {
+        const struct plan_seq *seq = &writer->seqs[i];
+        uint32_t first, count = plan_filled(seq, writer->limits.page_tokens, &first);
+        if (count == 0) continue;
+        const struct table *table = table_of(writer, i);
+        if (!table || (uint64_t)first + count > table->count) continue; // no plan that is verified has such
+        memcpy(writer->filled + table->first + first, table->pages + first, count * sizeof *table->pages);
+    }
+}
+
 size_t plan_writer_finish(struct plan_writer *writer, void *slot, size_t slot_bytes)
 {
     const struct plan_counts *counts = &writer->counts;
     struct plan_shape at = plan_shape_of(counts);
     CHECK(at.end <= slot_bytes);
-    const struct plan_header header = {
+    writer->header = (struct plan_header){
         .magic = PLAN_MAGIC,
         .bytes = (uint32_t)at.end, // plan_limits_verify: below 4 GiB
         .step = writer->step,
@@ -208,8 +253,9 @@ size_t plan_writer_finish(struct plan_writer *writer, void *slot, size_t slot_by
         .copy_count = counts->copies,
         .check_count = counts->checks,
     };
-    put(slot, 0, at.seqs, &header, sizeof header);
+    put(slot, 0, at.seqs, &writer->header, sizeof writer->header);
     put(slot, at.seqs, at.tokens, writer->seqs, counts->seqs * sizeof *writer->seqs);
+    keep_filled(writer);
     put(slot, at.tokens, at.pages, writer->tokens, counts->tokens * sizeof *writer->tokens);
     put_tables((uint8_t *)slot + at.pages, writer->tables, writer->table_count); // no padding behind them
     put(slot, at.history, at.biases, writer->history, counts->history * sizeof *writer->history);
@@ -217,6 +263,20 @@ size_t plan_writer_finish(struct plan_writer *writer, void *slot, size_t slot_by
     put(slot, at.copies, at.checks, writer->copies, counts->copies * sizeof *writer->copies);
     put(slot, at.checks, at.end, writer->checks, counts->checks * sizeof *writer->checks);
     return at.end;
+}
+
+void plan_writer_view(const struct plan_writer *writer, struct plan_view *ret_view)
+{
+    *ret_view = (struct plan_view){
+        .header = &writer->header,
+        .seqs = writer->seqs,
+        .tokens = writer->tokens,
+        .pages = writer->filled,
+        .history = writer->history,
+        .biases = writer->biases,
+        .copies = writer->copies,
+        .checks = writer->checks,
+    };
 }
 
 int done_writer_new(const struct plan_limits *limits, struct done_writer **ret_writer)

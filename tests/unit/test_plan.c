@@ -380,6 +380,47 @@ static void test_plan_limits_are_bounded(void **state)
     assert_int_equal(plan_limits_verify(&limits, NULL), 0);
 }
 
+/* The worker can write to the slot from the moment that it sees it. */
+static void test_plan_writer_view_does_not_need_the_slot(void **state)
+{
+    struct fixture *f = *state;
+    struct plan_view kept;
+    plan_writer_view(f->plan_writer, &kept);
+    for (uint32_t i = 0; i < kept.header->seq_count; i++) {
+        const struct plan_seq *seq = &kept.seqs[i];
+        uint32_t first, count = plan_seq_filled(seq, sample_limits.page_tokens, &first);
+        assert_memory_equal(seq, &f->plan_view.seqs[i], sizeof *seq);
+        assert_memory_equal(kept.pages + seq->page_first + first, f->plan_view.pages + seq->page_first + first,
+                            count * sizeof *kept.pages);
+    }
+    assert_memory_equal(kept.tokens, f->plan_view.tokens, kept.header->token_count * sizeof *kept.tokens);
+    memset(f->plan, 0xFF, sizeof f->plan);
+    assert_int_equal(done_verify(f->done, f->done_bytes, &sample_limits, &kept, &f->done_view, &f->err), 0);
+}
+
+static void test_plan_writer_adds_a_sequence_whole_or_not_at_all(void **state)
+{
+    struct fixture *f = *state;
+    struct plan_writer *writer = f->plan_writer;
+    uint32_t tokens[65] = {0};
+    const struct plan_page pages[40] = {{1, 1}};
+    plan_writer_begin(writer, 1, 1);
+    assert_null(plan_writer_add(writer, tokens, 65, pages, 5));
+    assert_null(plan_writer_add(writer, tokens, 1, pages, sample_limits.pages_max + 1));
+    assert_int_equal(plan_writer_seq_count(writer), 0);
+    assert_int_equal(plan_writer_token_count(writer), 0);
+    for (uint32_t i = 0; i < 4; i++) {
+        const struct plan_seq *seq = plan_writer_add(writer, tokens, 1 + i, pages, 2);
+        assert_non_null(seq);
+        assert_int_equal(seq->token_first, i * (i + 1) / 2);
+        assert_int_equal(seq->token_count, 1 + i);
+        assert_int_equal(seq->page_first, 2 * i);
+        assert_int_equal(seq->page_count, 2);
+    }
+    assert_null(plan_writer_add(writer, tokens, 1, pages, 0));
+    assert_int_equal(plan_writer_seq_count(writer), 4);
+}
+
 int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -394,6 +435,8 @@ int main(void)
         CASE(test_plan_writer_stops_at_its_limits),
         CASE(test_plan_limits_are_bounded),
         CASE(test_plan_refuses_copies_that_do_not_fit),
+        CASE(test_plan_writer_view_does_not_need_the_slot),
+        CASE(test_plan_writer_adds_a_sequence_whole_or_not_at_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
