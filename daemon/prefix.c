@@ -186,10 +186,9 @@ void prefix_release(struct prefix *prefix, uint32_t page_idx, uint64_t now_ns)
     prefix_release_as(prefix, page_idx, now_ns, 0, retain_plain);
 }
 
-void prefix_release_prefetch(const struct prefix *prefix, uint32_t page_idx, struct hash128 key)
+void prefix_release_prefetch(const struct prefix *prefix, uint32_t page_idx)
 {
-    __builtin_prefetch(pool_desc(prefix->pool, page_idx), 1);
-    leaves_prefetch(prefix->leaves, page_idx, key);
+    leaves_prefetch(prefix->leaves, page_idx, pool_desc(prefix->pool, page_idx)->key);
 }
 
 void prefix_expire(struct prefix *prefix, uint64_t now_ns)

@@ -46,8 +46,8 @@ void prefix_release(struct prefix *prefix, uint32_t page_idx, uint64_t now_ns); 
 /* The same of a request that says how long that is worth it. Of a chain the last page first. */
 void prefix_release_as(struct prefix *prefix, uint32_t page_idx, uint64_t now_ns, uint32_t tenant,
                        struct retain_hint hint);
-/* Asks for the memory that releasing the page with this key will touch. */
-void prefix_release_prefetch(const struct prefix *prefix, uint32_t page_idx, struct hash128 key);
+/* Asks for the memory that releasing the page will touch; looks at its descriptor. */
+void prefix_release_prefetch(const struct prefix *prefix, uint32_t page_idx);
 void prefix_expire(struct prefix *prefix, uint64_t now_ns); // hints whose time is over end
 /* See retain_limit. */
 int prefix_retain(struct prefix *prefix, uint32_t tenant_count, uint32_t limit);

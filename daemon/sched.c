@@ -249,7 +249,7 @@ struct hash128 sched_seq_key(struct seq *seq, uint32_t page)
     CHECK((page + 1) * PAGE_TOKENS <= seq->token_count);
     for (uint32_t i = seq->key_count; i <= page; i++) {
         struct hash128 parent = i ? seq->keys[i - 1] : seq->root_key;
-        seq->keys[i] = prefix_key(parent, seq->tokens + i * PAGE_TOKENS);
+        seq->keys[i] = prefix_key(parent, sched_seq_page(seq, i));
         seq->key_count = i + 1;
     }
     return seq->keys[page];
@@ -305,7 +305,7 @@ static int seq_fill(struct seq *seq, const struct sched_request *request)
         return -ENOMEM;
     }
     memcpy(seq->tokens, request->prompt, request->prompt_count * sizeof *seq->tokens);
-    uint32_t tail = (request->prompt_count - 1) / PAGE_TOKENS * PAGE_TOKENS;
+    uint32_t tail = (request->prompt_count - 1) / TAIL_TOKENS * TAIL_TOKENS;
     memcpy(seq->tail, request->prompt + tail, (request->prompt_count - tail) * sizeof *seq->tail);
     if (request->bias_count) memcpy(seq->biases, request->biases, request->bias_count * sizeof *seq->biases);
     for (uint32_t i = 0; i < request->retain_count; i++) seq->retains[i] = request->retains[i];
@@ -349,8 +349,10 @@ void sched_seq_release_pages(struct sched *sched, struct seq *seq, uint64_t now_
     sched_seq_release_tail(sched, seq, now_ns);
     /* Last first: a chain leaves the cache from its end, and what keeps a page keeps all above it. */
     for (uint32_t i = seq->page_count; i-- > 0;) {
+        if (i >= 2 * AHEAD && i - 2 * AHEAD < sealed)
+            __builtin_prefetch(pool_desc(sched->pool, seq->pages[i - 2 * AHEAD].page_idx), 1);
         if (i >= AHEAD && i - AHEAD < sealed)
-            prefix_release_prefetch(sched->prefix, seq->pages[i - AHEAD].page_idx, seq->keys[i - AHEAD]);
+            prefix_release_prefetch(sched->prefix, seq->pages[i - AHEAD].page_idx);
         if (i < sealed) {
             uint32_t at = i * PAGE_TOKENS;
             hint = retain_hint_join(hint,

@@ -61,10 +61,10 @@ static int seq_check(const struct sched *sched, uint32_t slot, uint32_t *holders
     if (seq->computed > seq->token_count || seq->token_count > seq->token_cap)
         return ERR(err, ERR_FORMAT, "sched: seq %u: computed %u of %u tokens, room %u", slot, seq->computed,
                    seq->token_count, seq->token_cap);
-    if (seq->token_count % PAGE_TOKENS == 0 &&
-        memcmp(seq->tail, seq->tokens + seq->token_count - PAGE_TOKENS, sizeof seq->tail) != 0)
-        return ERR(err, ERR_FORMAT, "sched: seq %u: its last %d tokens", slot, PAGE_TOKENS);
-    if (seq->last_token != seq->tail[(seq->token_count - 1) % PAGE_TOKENS])
+    if (seq->token_count % TAIL_TOKENS == 0 &&
+        memcmp(seq->tail, seq->tokens + seq->token_count - TAIL_TOKENS, sizeof seq->tail) != 0)
+        return ERR(err, ERR_FORMAT, "sched: seq %u: its last %d tokens", slot, TAIL_TOKENS);
+    if (seq->last_token != seq->tail[(seq->token_count - 1) % TAIL_TOKENS])
         return ERR(err, ERR_FORMAT, "sched: seq %u: its last token", slot);
     if (!seq->has_ties && (seq->tail_page != PAGE_NONE || seq->promised_first < seq->promised_end ||
                            seq->held_first != SEQ_NONE))
@@ -74,8 +74,7 @@ static int seq_check(const struct sched *sched, uint32_t slot, uint32_t *holders
                    seq->computed);
     uint32_t parent = PAGE_NONE;
     struct hash128 key = seq->root_key;
-    if (sealed > seq->key_count)
-        return ERR(err, ERR_FORMAT, "sched: seq %u: %u keys for %u pages", slot, seq->key_count, sealed);
+    const uint32_t *tokens = sched_seq_tokens(seq);
     for (uint32_t i = 0; i < seq->page_count; i++) {
         uint32_t page_idx = seq->pages[i].page_idx;
         const struct page_desc *desc = pool_desc(sched->pool, page_idx);
@@ -85,8 +84,9 @@ static int seq_check(const struct sched *sched, uint32_t slot, uint32_t *holders
             return ERR(err, ERR_FORMAT, "sched: seq %u: page %u has state %u", slot, i, desc->state);
         holders[page_idx]++;
         if (i >= sealed) continue;
-        key = prefix_key(key, seq->tokens + i * PAGE_TOKENS);
-        if (!hash128_equal(desc->key, key) || !hash128_equal(seq->keys[i], key) || desc->parent != parent)
+        key = prefix_key(key, tokens + i * PAGE_TOKENS);
+        if (!hash128_equal(desc->key, key) || desc->parent != parent ||
+            (i < seq->key_count && !hash128_equal(seq->keys[i], key)))
             return ERR(err, ERR_FORMAT, "sched: seq %u: page %u is not of its tokens", slot, i);
         parent = page_idx;
     }
@@ -94,8 +94,8 @@ static int seq_check(const struct sched *sched, uint32_t slot, uint32_t *holders
     uint32_t tail = seq->computed % PAGE_TOKENS;
     holders[seq->tail_page]++;
     if (tail == 0 || pool_desc(sched->pool, seq->tail_page)->parent != parent ||
-        memcmp(pool_tokens(sched->pool, seq->tail_page), sched_seq_tokens(seq) + sealed * PAGE_TOKENS,
-               tail * sizeof *seq->tokens) != 0)
+        memcmp(pool_tokens(sched->pool, seq->tail_page), tokens + sealed * PAGE_TOKENS,
+               tail * sizeof *tokens) != 0)
         return ERR(err, ERR_FORMAT, "sched: seq %u: page %u is not of its tail", slot, seq->tail_page);
     return 0;
 }

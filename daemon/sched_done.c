@@ -25,10 +25,13 @@ static bool fills(const struct seq *seq)
     return (seq->computed + seq->rows_in_flight) / PAGE_TOKENS > seq->computed / PAGE_TOKENS;
 }
 
-/* Whether one more token makes a page of tokens full. */
-static bool tokens_fill(const struct seq *seq)
+/* Key of its page number `page`, whose parent is sealed. The parent's descriptor is looked at anyway, and a sequence's own
+ * keys are memory that nothing else of a page of output leads to. */
+static struct hash128 page_key(const struct sched *sched, const struct seq *seq, uint32_t page)
 {
-    return (seq->token_count + 1) % PAGE_TOKENS == 0;
+    if (page < seq->key_count) return seq->keys[page];
+    struct hash128 parent = page ? pool_desc(sched->pool, seq->pages[page - 1].page_idx)->key : seq->root_key;
+    return prefix_key(parent, sched_seq_page(seq, page));
 }
 
 /* See sched_seq_prefetch: one that comes after number i of the answer. */
@@ -52,34 +55,37 @@ static void seal_prefetch(const struct sched *sched, struct seq *seq, uint32_t p
         __builtin_prefetch(&seq->tokens);
         return;
     }
+    bool is_last = (page + 1) * PAGE_TOKENS == seq->token_count; // its tokens are in the tail: sched_seq_page
     if (turn == SEAL_ARRAYS) {
+        __builtin_prefetch(seq->pages + page, 1);
+        if (is_last) {
+            __builtin_prefetch(sched_seq_page(seq, page));
+            return;
+        }
         __builtin_prefetch(seq->tokens + page * PAGE_TOKENS);
         __builtin_prefetch(seq->tokens + page * PAGE_TOKENS + PAGE_TOKENS - 1);
-        __builtin_prefetch(seq->pages + page, 1);
         return;
     }
     uint32_t page_idx = seq->pages[page].page_idx;
     if (turn == SEAL_PAGE) {
         __builtin_prefetch(pool_desc(sched->pool, page_idx), 1);
         __builtin_prefetch(pool_tokens(sched->pool, page_idx), 1);
-        __builtin_prefetch(seq->keys + page, 1);
+        if (page < seq->key_count) __builtin_prefetch(seq->keys + page);
         if (page > 0) __builtin_prefetch(pool_desc(sched->pool, seq->pages[page - 1].page_idx), 1);
     } else {
-        prefix_seal_prefetch(sched->prefix, page_idx, sched_seq_key(seq, page),
-                             page > 0 ? seq->pages[page - 1].page_idx : PAGE_NONE,
-                             seq->tokens[page * PAGE_TOKENS]);
+        bool is_next = page == seq->computed / PAGE_TOKENS;
+        prefix_seal_prefetch(
+            sched->prefix, page_idx, is_next ? page_key(sched, seq, page) : sched_seq_key(seq, page),
+            page > 0 ? seq->pages[page - 1].page_idx : PAGE_NONE, sched_seq_page(seq, page)[0]);
     }
 }
 
-/* Of the first page that the step fills of a sequence, if it does; and where its last tokens go, if they do. */
+/* Of the first page that the step fills of a sequence. */
 static void first_prefetch(const struct sched *sched, const struct done_view *done, uint32_t i,
                            enum seal_turn turn)
 {
     struct seq *seq = &sched->seqs[(uint32_t)done->seqs[i].seq_id];
-    bool appends = tokens_fill(seq);
-    if (fills(seq)) seal_prefetch(sched, seq, seq->computed / PAGE_TOKENS, turn);
-    else if (appends && turn == SEAL_LINE) __builtin_prefetch(&seq->tokens);
-    else if (appends && turn == SEAL_ARRAYS) __builtin_prefetch(seq->tokens + seq->token_count, 1);
+    seal_prefetch(sched, seq, seq->computed / PAGE_TOKENS, turn);
 }
 
 /* The same, once the whole answer is known to be of sequences that are there; for each turn another of those that stir
@@ -87,14 +93,13 @@ static void first_prefetch(const struct sched *sched, const struct done_view *do
 static void stirs_prefetch(const struct sched *sched, const struct done_view *done, uint32_t at,
                            uint32_t count)
 {
-    static const uint8_t ahead[] = {
-        [SEAL_LINE] = 8, [SEAL_ARRAYS] = 6, [SEAL_PAGE] = 4, [SEAL_KEY] = 2};
+    static const uint8_t ahead[] = {[SEAL_LINE] = 5, [SEAL_ARRAYS] = 4, [SEAL_PAGE] = 2, [SEAL_KEY] = 1};
     for (enum seal_turn turn = SEAL_LINE; turn <= SEAL_KEY; turn++)
         if (at + ahead[turn] < count) first_prefetch(sched, done, sched->stirs[at + ahead[turn]], turn);
 }
 
 /* Nothing is changed before the whole answer is known to hold what was asked for. *ret_stir_count: of sched.stirs, the
- * numbers of those in the answer that fill a page or whose tokens do. */
+ * numbers of those in the answer that fill a page. */
 static int answer_verify(const struct sched *sched, uint32_t group, const struct done_view *done,
                          uint32_t *ret_stir_count)
 {
@@ -105,7 +110,7 @@ static int answer_verify(const struct sched *sched, uint32_t group, const struct
         if (!seq || seq->rows_in_flight == 0 || seq->group != group) return ERR_PEER;
         uint32_t rows_end = seq->computed + seq->rows_in_flight;
         sched->stirs[stirs] = i;
-        stirs += fills(seq) || tokens_fill(seq);
+        stirs += fills(seq);
         for (uint32_t page = seq->computed / PAGE_TOKENS; page < rows_end / PAGE_TOKENS; page++)
             if (!seals_next(done, seq->pages[page].page_idx, rank_count, &at)) return ERR_PEER;
     }
@@ -128,8 +133,8 @@ static void page_seal(struct answer *answer, struct seq *seq, uint32_t page)
     uint32_t rank_count = pool_geometry(sched->pool)->rank_count;
     uint32_t page_idx = seq->pages[page].page_idx;
     uint32_t parent = page ? seq->pages[page - 1].page_idx : PAGE_NONE;
-    const uint32_t *tokens = seq->tokens + page * PAGE_TOKENS;
-    struct hash128 key = sched_seq_key(seq, page);
+    const uint32_t *tokens = sched_seq_page(seq, page);
+    struct hash128 key = page_key(sched, seq, page);
     const struct done_seal *seals = seals_next(answer->done, page_idx, rank_count, &answer->seal_at);
     CHECK(seals); // answer_verify
     uint32_t twin = prefix_find(sched->prefix, key, parent, tokens);
@@ -219,6 +224,7 @@ static uint32_t seq_answer(struct answer *answer, const struct done_seq *done_se
 int sched_complete(struct sched *sched, uint32_t group_idx, uint64_t now_ns, const struct done_view *done,
                    struct sched_event *events)
 {
+    enum { AHEAD_TAIL = 12 };
     struct sched_group *group = &sched->groups[group_idx];
     CHECK(group->in_flight);
     if (group->is_void) { // it may begin at rows that are to be computed again by now (sched_refill)
@@ -234,8 +240,11 @@ int sched_complete(struct sched *sched, uint32_t group_idx, uint64_t now_ns, con
     struct answer answer = {.sched = sched, .done = done, .now_ns = now_ns};
     uint32_t event_count = 0;
     for (uint32_t i = 0; i < done->header->seq_count; i++) {
-        struct seq *ahead = verify_prefetch(sched, done, i);
-        if (ahead) __builtin_prefetch(ahead->tail, 1);
+        (void)verify_prefetch(sched, done, i);
+        if (i + AHEAD_TAIL < done->header->seq_count) {
+            struct seq *ahead = &sched->seqs[(uint32_t)done->seqs[i + AHEAD_TAIL].seq_id];
+            __builtin_prefetch(&ahead->tail[ahead->token_count % TAIL_TOKENS], 1);
+        }
         if (stir < stir_count && sched->stirs[stir] == i) stirs_prefetch(sched, done, stir++, stir_count);
         event_count += seq_answer(&answer, &done->seqs[i], events + event_count);
     }

@@ -31,9 +31,10 @@ enum seq_state { SEQ_UNUSED, SEQ_WAITING, SEQ_RUNNING };
 #define SEQ_NONE SLOT_NONE
 
 enum {
-    SCHED_CANDIDATES = 16, // waiting ones looked at in a step that do not fit
-    SCHED_LOOK_STEPS = 16, // a prompt that does not fit is looked up again after so many steps
-    SCHED_PREFILLS = 8,    // so many at once; only short prompts and higher priorities come on top
+    SCHED_CANDIDATES = 16,         // waiting ones looked at in a step that do not fit
+    SCHED_LOOK_STEPS = 16,         // a prompt that does not fit is looked up again after so many steps
+    SCHED_PREFILLS = 8,            // so many at once; only short prompts and higher priorities come on top
+    TAIL_TOKENS = 4 * PAGE_TOKENS, // of a sequence
 };
 
 /* Of plan_seq what a request says. */
@@ -77,9 +78,9 @@ struct seq {
     bool
         has_ties : 1; // there may be a tail_page, promises or others that it holds; never false where there are
 
-    /* Owned, (token_cap): prompt, then output. Of the output only whole pages: see tail. */
+    /* Owned, (token_cap): prompt, then output. Of the output only whole tails: see there. */
     _Alignas(CACHELINE_BYTES) uint32_t *tokens;
-    struct hash128 *keys; // owned, (page_cap): of its first key_count pages, see sched_seq_key
+    struct hash128 *keys; // owned, (page_cap): of its first key_count pages, or fewer: see sched_seq_key
     uint32_t key_count;
     uint32_t tenant;
     uint32_t previous;   // in the waiting or running list
@@ -92,9 +93,9 @@ struct seq {
     uint32_t tail_page;
     uint32_t checked_count; // in checked_era, the first so many pages need no check any more
 
-    /* The last tokens, number n at n % PAGE_TOKENS. They go to `tokens` a page at a time, which is memory that is seldom
-     * in a cache: sched_seq_tokens. */
-    _Alignas(CACHELINE_BYTES) uint32_t tail[PAGE_TOKENS];
+    /* The last tokens, number n at n % TAIL_TOKENS. They go to `tokens` when it is full, which is memory that is seldom
+     * in a cache, nor is the way to it in a TLB: sched_seq_tokens. A page of output is sealed from here. */
+    _Alignas(CACHELINE_BYTES) uint32_t tail[TAIL_TOKENS];
 
     _Alignas(CACHELINE_BYTES) struct seq_params params;
     uint32_t bias_count, min_output, min_bias_count;
@@ -125,15 +126,13 @@ struct seq {
     uint32_t hits;             // pages found in the cache when it was last looked up
     uint32_t place_lost_count; // times that it went from RUNNING to WAITING, whatever for
     uint64_t deadline_ns;      // 0: none
-
-    /* An odd number of lines: else the fronts of all would be in some of the sets of a cache only. */
-    _Alignas(CACHELINE_BYTES) uint8_t odd[CACHELINE_BYTES];
 };
 static_assert(offsetof(struct seq, tokens) == CACHELINE_BYTES, "a line");
 static_assert(offsetof(struct seq, tail) == 2 * CACHELINE_BYTES, "a line");
-static_assert(offsetof(struct seq, root_key) == 4 * CACHELINE_BYTES, "a line of parameters");
+static_assert(offsetof(struct seq, root_key) == 7 * CACHELINE_BYTES, "a line of parameters");
 static_assert(GROUPS_MAX <= UINT8_MAX && PLAN_TOKENS_MAX <= UINT16_MAX, "group, rows_in_flight");
-static_assert(sizeof(struct seq) / CACHELINE_BYTES % 2 == 1, "odd");
+/* Else the fronts of all would be in some of the sets of a cache only. */
+static_assert(sizeof(struct seq) / CACHELINE_BYTES % 2 == 1, "an odd number of lines");
 
 struct seq_list {
     uint32_t first, last, count;
@@ -238,19 +237,30 @@ void sched_seq_pause(struct sched *sched, uint32_t slot, bool paused);
 /* Its tokens, all of them in `tokens` now. */
 static inline const uint32_t *sched_seq_tokens(const struct seq *seq)
 {
-    uint32_t first = seq->token_count / PAGE_TOKENS * PAGE_TOKENS;
-    for (uint32_t i = first; i < seq->token_count; i++) seq->tokens[i] = seq->tail[i % PAGE_TOKENS];
+    uint32_t first = seq->token_count / TAIL_TOKENS * TAIL_TOKENS;
+    memcpy(seq->tokens + first, seq->tail, (seq->token_count - first) * sizeof *seq->tail);
     return seq->tokens;
+}
+
+/* Those of its page number `page`, all of which are known. */
+static inline const uint32_t *sched_seq_page(const struct seq *seq, uint32_t page)
+{
+    uint32_t first = page * PAGE_TOKENS, end = first + PAGE_TOKENS;
+    if (end == seq->token_count)
+        return seq->tail + first % TAIL_TOKENS; // they are its last, so all are there
+    if (end > seq->token_count / TAIL_TOKENS * TAIL_TOKENS) (void)sched_seq_tokens(seq);
+    return seq->tokens + first;
 }
 
 static inline void sched_seq_append(struct seq *seq, uint32_t token)
 {
-    seq->last_token = seq->tail[seq->token_count++ % PAGE_TOKENS] = token;
-    if (seq->token_count % PAGE_TOKENS == 0)
-        memcpy(seq->tokens + seq->token_count - PAGE_TOKENS, seq->tail, sizeof seq->tail);
+    seq->last_token = seq->tail[seq->token_count++ % TAIL_TOKENS] = token;
+    if (seq->token_count % TAIL_TOKENS == 0)
+        memcpy(seq->tokens + seq->token_count - TAIL_TOKENS, seq->tail, sizeof seq->tail);
 }
 
-/* Key of its page number `page`; all its tokens are known. Computed once. */
+/* Key of its page number `page`; all its tokens are known. Computed once. A page that is sealed after the one before it
+ * needs none of this: see page_key in sched_done.c. */
 struct hash128 sched_seq_key(struct seq *seq, uint32_t page);
 
 /* Books what a running sequence is owed, after its tokens or pages changed. */

@@ -390,8 +390,8 @@ static void test_plan_writer_view_does_not_need_the_slot(void **state)
         const struct plan_seq *seq = &kept.seqs[i];
         uint32_t first, count = plan_seq_filled(seq, sample_limits.page_tokens, &first);
         assert_memory_equal(seq, &f->plan_view.seqs[i], sizeof *seq);
-        assert_memory_equal(kept.pages + seq->page_first + first, f->plan_view.pages + seq->page_first + first,
-                            count * sizeof *kept.pages);
+        assert_memory_equal(kept.pages + seq->page_first + first,
+                            f->plan_view.pages + seq->page_first + first, count * sizeof *kept.pages);
     }
     assert_memory_equal(kept.tokens, f->plan_view.tokens, kept.header->token_count * sizeof *kept.tokens);
     memset(f->plan, 0xFF, sizeof f->plan);
