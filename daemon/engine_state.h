@@ -18,11 +18,11 @@ struct engine_group { // a group and its step
     struct engine *engine;
     uint32_t idx;
     struct group *group;
-    bool serves;             // its worker is ready and gives the bits that the pool's pages have
+    bool serves;                // its worker is ready and gives the bits that the pool's pages have
     struct plan_writer *writer; // owned
     struct plan_view plan;      // the plan in flight, in the writer
-    uint64_t done_ns;        // arrival of the completion whose successor is not planned yet; 0: none
-    struct engine_step step; // of that completion
+    uint64_t done_ns;           // arrival of the completion whose successor is not planned yet; 0: none
+    struct engine_step step;    // of that completion
 };
 
 struct engine {
