@@ -265,6 +265,19 @@ struct machine_peaks machine_peaks(uint32_t threads, double seconds)
     };
 }
 
+enum { PIECE_TURNS = 3000 };
+
+void machine_int8_piece(void)
+{
+    struct loop loop = loop_int8_dot();
+    if (loop.run != NULL) loop.run(PIECE_TURNS);
+}
+
+double machine_int8_piece_macs(void)
+{
+    return (double)PIECE_TURNS * LOOP_OPS * loop_int8_dot().macs;
+}
+
 double machine_read_gbs(uint32_t threads, size_t bytes, double seconds)
 {
     return run_workers(threads, (struct loop){0}, bytes, seconds) * 1e-9;

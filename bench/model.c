@@ -3,7 +3,7 @@
  *
  *   model MODEL.gguf [--level NAME] [--threads N] [--pin] [--kv f16|bf16|q8|q4|f32] [--rounds N] [--memory MIB]
  *         [--prompts LIST] [--batches LIST] [--contexts LIST] [--quick] [--profile] [--cpu] [--shm] [--ranks N]
- *         [--versus] [--reads]
+ *         [--versus] [--beside]
  *
  * Prints lines of CSV below a header on the machine. Cases: chunks of --prompts tokens (512) of one sequence with
  * nothing before them and with each of --contexts (256) tokens, then one decode step of --batches sequences (1 to
@@ -23,10 +23,11 @@
  * --threads each; with --pin each has CPUs of its own. --versus (with --ranks): one process with the threads of all of
  * them computes the same, in turns with the ranks, round by round, so that what else the machine does strikes both
  * alike. Each case is then two lines, the one process's first, with a column `ranks`; the ranks' line ends with
- * `of_one`, the median over the rounds of the one's time / theirs. --reads (of one process): after each round the same threads read
- * READ_MIB of memory with plain loads, and two columns say at how many GB/s (median) and what share of a round that
- * pace would have needed for its bytes (median of rounds). Other users of the memory slow both, the peak in bound_ms is
- * what it gives at its best. */
+ * `of_one`, the median over the rounds of the one's time / theirs. --beside (of one process): after each round the same
+ * threads read READ_MIB of memory with plain loads and repeat the instructions of the int8 peak. Four columns: the GB/s
+ * read (median), what share of a round that pace would have needed for its bytes (median of rounds), and the same of
+ * int8 GMAC/s and multiply-adds. Other users of the machine slow both; the peaks in share and bound_ms are what it gives
+ * at its best. */
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -48,6 +49,7 @@
 
 enum { BATCH_MAX = 256, ROUNDS_MAX = 101, OPS_COUNT = 6, LIST_MAX = 32, CHUNK = 512 };
 enum { READ_MIB = 128, READ_PIECE_KIB = 256 };
+enum { PEAK_PIECES = 256 }; // some 10 ms of two threads
 
 struct list {
     uint32_t count, values[LIST_MAX]; // each > 0
@@ -57,7 +59,7 @@ struct options {
     const char *path, *level;
     uint32_t threads, ranks, rounds, memory_mib, kv_type;
     struct list prompts, batches, contexts;
-    bool pin, profile, cpu, shm, versus, reads;
+    bool pin, profile, cpu, shm, versus, beside;
 };
 
 static clockid_t clock_used = CLOCK_MONOTONIC;
@@ -157,7 +159,7 @@ struct rig {
     struct model *model;
     struct machine_peaks peaks;
     double read_gbs;
-    uint8_t *read_bytes; // (READ_MIB), owned; NULL without --reads
+    uint8_t *read_bytes; // (READ_MIB), owned; NULL without --beside
     uint32_t rows_max;
     uint64_t macs;         // with weights, of one row, without the head
     uint64_t macs_head;    // of one row of logits
@@ -311,7 +313,7 @@ static void forward(struct rig *rig, uint32_t seq_count, uint32_t rows_a_seq, ui
     if (model_forward(rig->model, &batch, logit_rows, seq_count, &logits, &err) < 0) stop(&err);
 }
 
-/* ---- what the memory gives meanwhile */
+/* ---- what the machine gives meanwhile */
 
 static _Atomic uint64_t read_sum; // keeps the loads alive
 
@@ -326,6 +328,22 @@ static double read_pace(struct rig *rig)
     double start = now();
     model_parallel(rig->model, read_piece, rig->read_bytes, READ_MIB * 1024 / READ_PIECE_KIB);
     return (double)MIB(READ_MIB) / (now() - start);
+}
+
+static void peak_piece(void *arg, uint32_t piece)
+{
+    (void)arg;
+    (void)piece;
+    machine_int8_piece();
+}
+
+/* int8 multiply-adds a second that the model's threads do now, with nothing else in their way; 0 where the machine has no
+ * such instructions. */
+static double peak_pace(struct rig *rig)
+{
+    double start = now();
+    model_parallel(rig->model, peak_piece, NULL, PEAK_PIECES);
+    return PEAK_PIECES * machine_int8_piece_macs() / (now() - start);
 }
 
 static void make_read_bytes(struct rig *rig)
@@ -352,13 +370,19 @@ static double step_bytes(const struct rig *rig, uint32_t seq_count, uint32_t row
            (double)rig->kv_row_bytes * seq_count * keys;
 }
 
+/* Multiply-adds with weights of a step. */
+static double step_macs(const struct rig *rig, uint32_t seq_count, uint32_t rows_a_seq)
+{
+    return (double)rig->macs * seq_count * rows_a_seq + (double)rig->macs_head * seq_count;
+}
+
 /* What a step must do at least, and how long the machine's peaks let it take. */
 static void print_case(const struct rig *rig, uint32_t seq_count, uint32_t rows_a_seq, uint32_t pos_first,
                        double time, double best)
 {
     uint32_t rows = seq_count * rows_a_seq, reach = rows_a_seq > 1 ? rows_a_seq : rig->options.rounds;
     double keys = pos_first + reach / 2.0; // of a row, on average
-    double macs = (double)rig->macs * rows + (double)rig->macs_head * seq_count;
+    double macs = step_macs(rig, seq_count, rows_a_seq);
     double bytes = step_bytes(rig, seq_count, rows_a_seq, pos_first);
     double peak = rig->peaks.int8_dot * 1e9, read = bytes / (rig->read_gbs * 1e9);
     double compute = peak > 0 ? macs / peak + (double)rig->macs_key * keys * rows / (rig->peaks.f32_fma * 1e9)
@@ -372,8 +396,10 @@ static void print_case(const struct rig *rig, uint32_t seq_count, uint32_t rows_
 /* Rounds of one case: a decode step moves on by one position each round, a prompt starts again. */
 static void run_case(struct rig *rig, uint32_t seq_count, uint32_t rows_a_seq, uint32_t pos_first)
 {
-    static double seconds[ROUNDS_MAX], ops[OPS_COUNT][ROUNDS_MAX], paces[ROUNDS_MAX], shares[ROUNDS_MAX];
-    const double bytes = step_bytes(rig, seq_count, rows_a_seq, pos_first);
+    static double seconds[ROUNDS_MAX], ops[OPS_COUNT][ROUNDS_MAX];
+    static double reads[ROUNDS_MAX], of_reads[ROUNDS_MAX], peaks[ROUNDS_MAX], of_peaks[ROUNDS_MAX];
+    const double bytes = step_bytes(rig, seq_count, rows_a_seq, pos_first),
+                 macs = step_macs(rig, seq_count, rows_a_seq);
     uint32_t rounds = rig->options.rounds;
     for (uint32_t i = 0; i < rounds; i++) {
         memset(op_seconds, 0, sizeof(op_seconds));
@@ -384,9 +410,11 @@ static void run_case(struct rig *rig, uint32_t seq_count, uint32_t rows_a_seq, u
         turns_note(rig->turns, rig->side, i, seconds[i]);
         turns_pass(rig->turns, rig->side);
         for (int op = 0; op < OPS_COUNT; op++) ops[op][i] = op_seconds[op];
-        if (!rig->options.reads) continue;
-        paces[i] = read_pace(rig);
-        shares[i] = bytes / paces[i] / seconds[i];
+        if (!rig->options.beside) continue;
+        reads[i] = read_pace(rig);
+        of_reads[i] = bytes / reads[i] / seconds[i];
+        peaks[i] = peak_pace(rig);
+        of_peaks[i] = peaks[i] > 0 ? macs / peaks[i] / seconds[i] : 0;
     }
     double time = typical(rig, seconds); // sorts
     if (rig->shard.rank > 0) return;
@@ -394,8 +422,9 @@ static void run_case(struct rig *rig, uint32_t seq_count, uint32_t rows_a_seq, u
     print_case(rig, seq_count, rows_a_seq, pos_first, time, seconds[0]);
     if (rig->turns) printf(",%u", rig->options.ranks);
     if (rig->turns && rig->side == TURNS_SECOND) printf(",%.3f", turns_median_ratio(rig->turns, rounds));
-    if (rig->options.reads)
-        printf(",%.1f,%.3f", machine_median(paces, rounds) * 1e-9, machine_median(shares, rounds));
+    if (rig->options.beside)
+        printf(",%.1f,%.3f,%.1f,%.3f", machine_median(reads, rounds) * 1e-9, machine_median(of_reads, rounds),
+               machine_median(peaks, rounds) * 1e-9, machine_median(of_peaks, rounds));
     for (int op = 0; rig->options.profile && op < OPS_COUNT; op++)
         printf(",%.3f", typical(rig, ops[op]) * 1e3);
     printf("\n");
@@ -456,7 +485,7 @@ static int usage(void)
     fprintf(stderr,
             "usage: model MODEL.gguf [--level NAME] [--threads N] [--pin] [--kv f16|bf16|q8|q4|f32]\n"
             "             [--rounds N] [--memory MIB] [--prompts LIST] [--batches LIST] [--contexts LIST]\n"
-            "             [--quick] [--profile] [--cpu] [--shm] [--ranks N] [--versus] [--reads]\n");
+            "             [--quick] [--profile] [--cpu] [--shm] [--ranks N] [--versus] [--beside]\n");
     return 64;
 }
 
@@ -533,7 +562,7 @@ static bool parse(int argc, char **argv, struct options *ret)
         else if (strcmp(argv[i], "--profile") == 0) o.profile = true;
         else if (strcmp(argv[i], "--cpu") == 0) o.cpu = true;
         else if (strcmp(argv[i], "--shm") == 0) o.shm = true;
-        else if (strcmp(argv[i], "--reads") == 0) o.reads = true;
+        else if (strcmp(argv[i], "--beside") == 0) o.beside = true;
         else if (strcmp(argv[i], "--versus") == 0) o.versus = true;
         else if (strcmp(argv[i], "--quick") == 0) o.batches = (struct list){3, {1, 8, 64}};
         else if (argv[i][0] != '-' && o.path == NULL) o.path = argv[i];
@@ -541,7 +570,7 @@ static bool parse(int argc, char **argv, struct options *ret)
         else i++;
     }
     *ret = o;
-    return o.path != NULL && (!o.reads || o.ranks == 1) && (!o.versus || o.ranks > 1);
+    return o.path != NULL && (!o.beside || o.ranks == 1) && (!o.versus || o.ranks > 1);
 }
 
 /* ---- one rank, or several */
@@ -567,7 +596,7 @@ static int run_rank(struct ranks_rig *ranks, uint32_t rank)
     if (rank > 0) rig.turns = NULL; // it goes with the first
     if (ranks && rig.options.pin) take_cpus(rank);
     open_rig(&rig);
-    if (rig.options.reads) make_read_bytes(&rig);
+    if (rig.options.beside) make_read_bytes(&rig);
     run_cases(&rig);
     model_close(rig.model);
     dist_close(rig.dist);
@@ -639,7 +668,7 @@ int main(int argc, char **argv)
     printf("# peaks: int8 dot %.1f GMAC/s (%s), f32 %.1f GMAC/s, memory %.1f GB/s\n", rig.peaks.int8_dot,
            machine_int8_name(), rig.peaks.f32_fma, rig.read_gbs);
     printf("case,seqs,rows,context,ms,best_ms,tok_s,gmac_s,share,gbs,bound_ms,of_bound%s",
-           rig.options.reads    ? ",read_gbs,of_read"
+           rig.options.beside   ? ",read_gbs,of_read,int8_gmacs,of_int8"
            : rig.options.versus ? ",ranks,of_one"
                                 : "");
     for (int op = 0; rig.options.profile && op < OPS_COUNT; op++) printf(",%s_ms", op_names[op]);
