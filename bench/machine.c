@@ -267,15 +267,31 @@ struct machine_peaks machine_peaks(uint32_t threads, double seconds)
 
 enum { PIECE_TURNS = 3000 };
 
-void machine_int8_piece(void)
+static struct loop chosen[2]; // by machine_unit
+
+static void loops_choose(void)
 {
-    struct loop loop = loop_int8_dot();
+    chosen[MACHINE_INT8] = loop_int8_dot();
+    chosen[MACHINE_F32] = loop_f32_fma();
+}
+
+/* Chosen once: asking for the processor's features may trap, for as long as a piece takes. */
+static struct loop loop_of(enum machine_unit unit)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    (void)pthread_once(&once, loops_choose);
+    return chosen[unit];
+}
+
+void machine_piece(enum machine_unit unit)
+{
+    struct loop loop = loop_of(unit);
     if (loop.run != NULL) loop.run(PIECE_TURNS);
 }
 
-double machine_int8_piece_macs(void)
+double machine_piece_macs(enum machine_unit unit)
 {
-    return (double)PIECE_TURNS * LOOP_OPS * loop_int8_dot().macs;
+    return (double)PIECE_TURNS * LOOP_OPS * loop_of(unit).macs;
 }
 
 double machine_read_gbs(uint32_t threads, size_t bytes, double seconds)

@@ -18,10 +18,12 @@ struct machine_peaks {
 
 struct machine_peaks machine_peaks(uint32_t threads, double seconds);
 
-/* A little of what int8_dot measures, some 0.1 ms, by the calling thread; the multiply-adds in it, 0 where there is no such
- * instruction. */
-void machine_int8_piece(void);
-double machine_int8_piece_macs(void);
+enum machine_unit { MACHINE_INT8, MACHINE_F32 };
+
+/* A little of what int8_dot or f32_fma measure, some 40 us, by the calling thread; the multiply-adds in it, 0 where there is
+ * no such instruction. */
+void machine_piece(enum machine_unit unit);
+double machine_piece_macs(enum machine_unit unit);
 
 /* GB/s that threads read from a buffer of `bytes` a thread; more than the last cache for memory. */
 double machine_read_gbs(uint32_t threads, size_t bytes, double seconds);

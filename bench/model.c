@@ -24,10 +24,9 @@
  * them computes the same, in turns with the ranks, round by round, so that what else the machine does strikes both
  * alike. Each case is then two lines, the one process's first, with a column `ranks`; the ranks' line ends with
  * `of_one`, the median over the rounds of the one's time / theirs. --beside (of one process): after each round the same
- * threads read READ_MIB of memory with plain loads and repeat the instructions of the int8 peak. Four columns: the GB/s
- * read (median), what share of a round that pace would have needed for its bytes (median of rounds), and the same of
- * int8 GMAC/s and multiply-adds. Other users of the machine slow both; the peaks in share and bound_ms are what it gives
- * at its best. */
+ * threads read READ_MIB of memory with plain loads, and repeat the instructions of the int8 and of the f32 peak, some
+ * 10 ms each. Columns: these paces (medians), and `share_now` and `of_now`: share and of_bound by the paces of a round
+ * (medians of the rounds). Other users of the machine slow both; share and of_bound are by what it gives at its best. */
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -49,10 +48,21 @@
 
 enum { BATCH_MAX = 256, ROUNDS_MAX = 101, OPS_COUNT = 6, LIST_MAX = 32, CHUNK = 512 };
 enum { READ_MIB = 128, READ_PIECE_KIB = 256 };
-enum { PEAK_PIECES = 256 }; // some 10 ms of two threads
+enum { PEAK_PIECES = 512 }; // some 10 ms of two threads
 
 struct list {
     uint32_t count, values[LIST_MAX]; // each > 0
+};
+
+struct paces {        // a second, of all threads
+    double read;      // bytes
+    double int8, f32; // multiply-adds; 0: no such instructions
+};
+
+struct need {        // of a step
+    double bytes;    // read: the weights once, and the keys and values before its rows
+    double macs;     // with weights
+    double key_macs; // of attention
 };
 
 struct options {
@@ -157,8 +167,7 @@ struct rig {
     enum turns_side side;
     struct shard shard;
     struct model *model;
-    struct machine_peaks peaks;
-    double read_gbs;
+    struct paces peaks;
     uint8_t *read_bytes; // (READ_MIB), owned; NULL without --beside
     uint32_t rows_max;
     uint64_t macs;         // with weights, of one row, without the head
@@ -332,18 +341,16 @@ static double read_pace(struct rig *rig)
 
 static void peak_piece(void *arg, uint32_t piece)
 {
-    (void)arg;
     (void)piece;
-    machine_int8_piece();
+    machine_piece(*(const enum machine_unit *)arg);
 }
 
-/* int8 multiply-adds a second that the model's threads do now, with nothing else in their way; 0 where the machine has no
- * such instructions. */
-static double peak_pace(struct rig *rig)
+/* Multiply-adds a second that the model's threads do now with nothing else in their way; 0: no such instructions. */
+static double peak_pace(struct rig *rig, enum machine_unit unit)
 {
     double start = now();
-    model_parallel(rig->model, peak_piece, NULL, PEAK_PIECES);
-    return PEAK_PIECES * machine_int8_piece_macs() / (now() - start);
+    model_parallel(rig->model, peak_piece, &unit, PEAK_PIECES);
+    return PEAK_PIECES * machine_piece_macs(unit) / (now() - start);
 }
 
 static void make_read_bytes(struct rig *rig)
@@ -362,44 +369,71 @@ static double typical(const struct rig *rig, double *rounds)
     return rig->options.cpu ? rounds[0] : median;
 }
 
-/* Bytes that a step must read: the weights, and the keys and values before its rows. */
-static double step_bytes(const struct rig *rig, uint32_t seq_count, uint32_t rows_a_seq, uint32_t pos_first)
+/* What a step must do at least. */
+static struct need step_need(const struct rig *rig, uint32_t seq_count, uint32_t rows_a_seq,
+                             uint32_t pos_first)
 {
-    double keys = rows_a_seq > 1 ? pos_first : pos_first + rig->options.rounds / 2.0; // on average
-    return (double)model_weight_bytes(rig->model) * rig->options.ranks + // as good as equal shares
-           (double)rig->kv_row_bytes * seq_count * keys;
+    const double rows = (double)seq_count * rows_a_seq;
+    const uint32_t reach = rows_a_seq > 1 ? rows_a_seq : rig->options.rounds;
+    const double keys = pos_first + reach / 2.0; // of a row, on average
+    const double keys_read = rows_a_seq > 1 ? pos_first : keys;
+    return (struct need){.bytes = (double)model_weight_bytes(rig->model) *
+                                      rig->options.ranks + // as good as equal shares
+                                  (double)rig->kv_row_bytes * seq_count * keys_read,
+                         .macs = (double)rig->macs * rows + (double)rig->macs_head * seq_count,
+                         .key_macs = (double)rig->macs_key * keys * rows};
 }
 
-/* Multiply-adds with weights of a step. */
-static double step_macs(const struct rig *rig, uint32_t seq_count, uint32_t rows_a_seq)
+/* Seconds that it takes at these paces. */
+static double need_seconds(const struct need *need, const struct paces *paces)
 {
-    return (double)rig->macs * seq_count * rows_a_seq + (double)rig->macs_head * seq_count;
+    double read = need->bytes / paces->read;
+    double compute = paces->int8 > 0 ? need->macs / paces->int8 + need->key_macs / paces->f32 : 0;
+    return read > compute ? read : compute;
 }
 
-/* What a step must do at least, and how long the machine's peaks let it take. */
 static void print_case(const struct rig *rig, uint32_t seq_count, uint32_t rows_a_seq, uint32_t pos_first,
                        double time, double best)
 {
-    uint32_t rows = seq_count * rows_a_seq, reach = rows_a_seq > 1 ? rows_a_seq : rig->options.rounds;
-    double keys = pos_first + reach / 2.0; // of a row, on average
-    double macs = step_macs(rig, seq_count, rows_a_seq);
-    double bytes = step_bytes(rig, seq_count, rows_a_seq, pos_first);
-    double peak = rig->peaks.int8_dot * 1e9, read = bytes / (rig->read_gbs * 1e9);
-    double compute = peak > 0 ? macs / peak + (double)rig->macs_key * keys * rows / (rig->peaks.f32_fma * 1e9)
-                              : 0;
-    double bound = read > compute ? read : compute;
+    const struct need need = step_need(rig, seq_count, rows_a_seq, pos_first);
+    const uint32_t rows = seq_count * rows_a_seq;
+    const double bound = need_seconds(&need, &rig->peaks), peak = rig->peaks.int8;
     printf("%s,%u,%u,%u,%.3f,%.3f,%.1f,%.1f,%.3f,%.1f,%.3f,%.3f", rows_a_seq > 1 ? "prompt" : "decode",
-           seq_count, rows, pos_first, time * 1e3, best * 1e3, rows / time, macs / time * 1e-9,
-           peak > 0 ? macs / time / peak : 0.0, bytes / time * 1e-9, bound * 1e3, bound / time);
+           seq_count, rows, pos_first, time * 1e3, best * 1e3, rows / time, need.macs / time * 1e-9,
+           peak > 0 ? need.macs / time / peak : 0.0, need.bytes / time * 1e-9, bound * 1e3, bound / time);
+}
+
+/* What the machine gave beside each round of a case. */
+struct beside {
+    double reads[ROUNDS_MAX], int8[ROUNDS_MAX], f32[ROUNDS_MAX]; // a second
+    double shares[ROUNDS_MAX], of_bounds[ROUNDS_MAX];
+};
+
+static void beside_note(struct rig *rig, const struct need *need, double seconds, uint32_t round,
+                        struct beside *beside)
+{
+    const struct paces paces = {
+        .read = read_pace(rig), .int8 = peak_pace(rig, MACHINE_INT8), .f32 = peak_pace(rig, MACHINE_F32)};
+    beside->reads[round] = paces.read;
+    beside->int8[round] = paces.int8;
+    beside->f32[round] = paces.f32;
+    beside->shares[round] = paces.int8 > 0 ? need->macs / paces.int8 / seconds : 0;
+    beside->of_bounds[round] = need_seconds(need, &paces) / seconds;
+}
+
+static void print_beside(struct beside *beside, uint32_t rounds)
+{
+    printf(",%.1f,%.1f,%.1f,%.3f,%.3f", machine_median(beside->reads, rounds) * 1e-9,
+           machine_median(beside->int8, rounds) * 1e-9, machine_median(beside->f32, rounds) * 1e-9,
+           machine_median(beside->shares, rounds), machine_median(beside->of_bounds, rounds));
 }
 
 /* Rounds of one case: a decode step moves on by one position each round, a prompt starts again. */
 static void run_case(struct rig *rig, uint32_t seq_count, uint32_t rows_a_seq, uint32_t pos_first)
 {
     static double seconds[ROUNDS_MAX], ops[OPS_COUNT][ROUNDS_MAX];
-    static double reads[ROUNDS_MAX], of_reads[ROUNDS_MAX], peaks[ROUNDS_MAX], of_peaks[ROUNDS_MAX];
-    const double bytes = step_bytes(rig, seq_count, rows_a_seq, pos_first),
-                 macs = step_macs(rig, seq_count, rows_a_seq);
+    static struct beside beside;
+    const struct need need = step_need(rig, seq_count, rows_a_seq, pos_first);
     uint32_t rounds = rig->options.rounds;
     for (uint32_t i = 0; i < rounds; i++) {
         memset(op_seconds, 0, sizeof(op_seconds));
@@ -410,11 +444,7 @@ static void run_case(struct rig *rig, uint32_t seq_count, uint32_t rows_a_seq, u
         turns_note(rig->turns, rig->side, i, seconds[i]);
         turns_pass(rig->turns, rig->side);
         for (int op = 0; op < OPS_COUNT; op++) ops[op][i] = op_seconds[op];
-        if (!rig->options.beside) continue;
-        reads[i] = read_pace(rig);
-        of_reads[i] = bytes / reads[i] / seconds[i];
-        peaks[i] = peak_pace(rig);
-        of_peaks[i] = peaks[i] > 0 ? macs / peaks[i] / seconds[i] : 0;
+        if (rig->options.beside) beside_note(rig, &need, seconds[i], i, &beside);
     }
     double time = typical(rig, seconds); // sorts
     if (rig->shard.rank > 0) return;
@@ -422,9 +452,7 @@ static void run_case(struct rig *rig, uint32_t seq_count, uint32_t rows_a_seq, u
     print_case(rig, seq_count, rows_a_seq, pos_first, time, seconds[0]);
     if (rig->turns) printf(",%u", rig->options.ranks);
     if (rig->turns && rig->side == TURNS_SECOND) printf(",%.3f", turns_median_ratio(rig->turns, rounds));
-    if (rig->options.beside)
-        printf(",%.1f,%.3f,%.1f,%.3f", machine_median(reads, rounds) * 1e-9, machine_median(of_reads, rounds),
-               machine_median(peaks, rounds) * 1e-9, machine_median(of_peaks, rounds));
+    if (rig->options.beside) print_beside(&beside, rounds);
     for (int op = 0; rig->options.profile && op < OPS_COUNT; op++)
         printf(",%.3f", typical(rig, ops[op]) * 1e3);
     printf("\n");
@@ -663,12 +691,13 @@ int main(int argc, char **argv)
     const uint32_t threads = rig.options.threads * rig.options.ranks, chunk = list_max(&rig.options.prompts);
     rig.rows_max = chunk > CHUNK ? chunk : CHUNK;
     machine_print_header(stdout);
-    rig.peaks = machine_peaks(threads, 0.2);
-    rig.read_gbs = machine_read_gbs(threads, MIB(256), 0.2);
-    printf("# peaks: int8 dot %.1f GMAC/s (%s), f32 %.1f GMAC/s, memory %.1f GB/s\n", rig.peaks.int8_dot,
-           machine_int8_name(), rig.peaks.f32_fma, rig.read_gbs);
+    const struct machine_peaks peaks = machine_peaks(threads, 0.2);
+    const double read_gbs = machine_read_gbs(threads, MIB(256), 0.2);
+    rig.peaks = (struct paces){read_gbs * 1e9, peaks.int8_dot * 1e9, peaks.f32_fma * 1e9};
+    printf("# peaks: int8 dot %.1f GMAC/s (%s), f32 %.1f GMAC/s, memory %.1f GB/s\n", peaks.int8_dot,
+           machine_int8_name(), peaks.f32_fma, read_gbs);
     printf("case,seqs,rows,context,ms,best_ms,tok_s,gmac_s,share,gbs,bound_ms,of_bound%s",
-           rig.options.beside   ? ",read_gbs,of_read,int8_gmacs,of_int8"
+           rig.options.beside   ? ",read_gbs,int8_gmacs,f32_gmacs,share_now,of_now"
            : rig.options.versus ? ",ranks,of_one"
                                 : "");
     for (int op = 0; rig.options.profile && op < OPS_COUNT; op++) printf(",%s_ms", op_names[op]);
