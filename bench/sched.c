@@ -6,7 +6,7 @@
  * A step is all that the daemon does for it between one answer and the next order, but the rings' counters: sched_plan,
  * writing the order into its slot, copying the answer out of its own, verifying it, sched_complete.
  * Verifying the order and making the answer up is the worker's part. What is done once a sequence and not once a step,
- * sched_submit and sched_remove, is told beside it. Every sequence that
+ * sched_submit and sched_remove, is told beside it, and so is sched_reserve, which runs while the workers do. Every sequence that
  * ends is followed by a new one, so that as many run and wait all the time, with prompts of --context tokens on
  * average, a quarter of which begin with one of eight shared prefixes. Two kinds of load: places are what is scarce, or
  * pages, where in every step the first that waits is looked at and some more after it.
@@ -59,7 +59,8 @@ static void line(const char *name, double value, const char *unit, double target
 
 struct part_times { // of a step, seconds
     double plan, write, check, book;
-    double end, submit; // beside it: those that ended after it, and those that came in before it
+    double reserve;     // beside it: while the workers compute
+    double end, submit; // likewise: those that ended after it, and those that came in before it
 };
 
 struct bench {
@@ -123,6 +124,8 @@ static struct part_times step(struct bench *bench)
     size_t bytes = plan_writer_finish(rig->writer, bench->plan_slot, rig->plan_size);
     plan_writer_view(rig->writer, &rig->plan);
     double written = now();
+    sched_reserve(rig->sched, pool_geometry(rig->pool)->page_count / SCHED_RESERVE_SHARE);
+    double reserved = now();
     int r = plan_verify(bench->plan_slot, bytes, &rig->limits, &workers, NULL);
     CHECK(r == 0);
     bytes = sched_rig_answer_write(rig);
@@ -138,6 +141,7 @@ static struct part_times step(struct bench *bench)
                                .write = written - planned,
                                .check = checked - answered,
                                .book = booked - checked,
+                               .reserve = reserved - written,
                                .end = finish(bench, events),
                                .submit = bench->submit};
     bench->submit = 0;
@@ -159,14 +163,15 @@ static void fill(struct bench *bench, const struct load *load)
 
 static void times_print(const struct load *load, const struct part_times *times, uint32_t count)
 {
-    static const char *const names[] = {"planning", "writing", "verifying", "booking", "ends", "submissions"};
+    static const char *const names[] = {"planning", "writing", "verifying",  "booking",
+                                        "reserve",  "ends",    "submissions"};
     double *seconds = calloc(count, sizeof *seconds), *sums = calloc(count, sizeof *sums), worst = 0;
     CHECK(seconds && sums);
     printf("# medians, us:");
     for (size_t part = 0; part < COUNT_OF(names); part++) {
         for (uint32_t i = 0; i < count; i++) {
-            const double parts[] = {times[i].plan, times[i].write, times[i].check,
-                                    times[i].book, times[i].end,   times[i].submit};
+            const double parts[] = {times[i].plan,    times[i].write, times[i].check, times[i].book,
+                                    times[i].reserve, times[i].end,   times[i].submit};
             seconds[i] = parts[part];
             if (part < 4) sums[i] += parts[part];
             if (sums[i] > worst) worst = sums[i];

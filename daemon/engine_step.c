@@ -78,6 +78,8 @@ static bool group_plan(struct engine_group *at)
     link_plan_push(group_link(at->group), bytes);
     group_step_begin(at->group);
     step_report(at, true);
+    /* While the worker computes. */
+    sched_reserve(engine->sched, pool_geometry(engine->pool)->page_count / SCHED_RESERVE_SHARE);
     return true;
 }
 

@@ -56,6 +56,7 @@ struct sched; // opaque
 enum { SCHED_LOSSES_ALONE = 3, SCHED_LOSSES_MAX = 6 };
 enum { SCHED_PRIORITY_MAX = 100 }; // priorities beyond it, up or down, count as this
 enum { SCHED_OVERTAKES_MAX = 16 };
+enum { SCHED_RESERVE_SHARE = 256 }; // of the cache, one page in so many may lie free for the next step
 #define SCHED_OVERTAKE_NS (2 * NS_PER_S)
 #define SCHED_AGEING_NS (30 * NS_PER_S)
 
@@ -156,6 +157,9 @@ void sched_pause(struct sched *sched, uint64_t seq_id, bool paused);
  * sched_distrust. -> sequences planned; 0: nothing to do, or its step is in flight. A plan may give sequences to groups
  * that have no step in flight: plan those too. */
 int sched_plan(struct sched *sched, uint32_t group, uint64_t now_ns, struct plan_writer *writer);
+/* Evicts until as many pages are free as the last plans took, or pages_max: what the next plan would do otherwise while its
+ * worker waits for it. Called once a plan is sent. */
+void sched_reserve(struct sched *sched, uint32_t pages_max);
 bool sched_in_flight(const struct sched *sched, uint32_t group);
 bool sched_flies_any(const struct sched *sched); // a step of some group is in flight
 

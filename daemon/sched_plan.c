@@ -71,6 +71,7 @@ int sched_page_add(struct step *step, uint32_t slot)
             seq->pages[seq->page_count++] = (struct plan_page){page_idx,
                                                                pool_desc(sched->pool, page_idx)->generation};
             sched_seq_owe(sched, seq);
+            sched->pages_taken++;
             return 0;
         }
         if (prefix_evict_for(sched->prefix, seq->tenant) == 0) continue;
@@ -365,6 +366,17 @@ static void plan_prefills(struct step *step)
     for (uint32_t i = 0; i < count && step->rows_left > 0; i++)
         if (is_prefilling(step, &sched->seqs[prompts[i].slot]))
             seq_plan(step, prompts[i].slot, prompts[i].rows_wanted);
+}
+
+/* Whom the pages are for is not known yet: nobody's share is touched. */
+void sched_reserve(struct sched *sched, uint32_t pages_max)
+{
+    uint32_t reserve = sched->pages_reserved - sched->pages_reserved / 8; // prompts come in bursts
+    if (reserve < sched->pages_taken) reserve = sched->pages_taken;
+    sched->pages_taken = 0;
+    sched->pages_reserved = reserve;
+    if (reserve > pages_max) reserve = pages_max;
+    while (pool_free_count(sched->pool) < reserve && prefix_evict_for(sched->prefix, 0) == 0) continue;
 }
 
 int sched_plan(struct sched *sched, uint32_t group_idx, uint64_t now_ns, struct plan_writer *writer)

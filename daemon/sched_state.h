@@ -165,6 +165,8 @@ struct sched {
     struct seq_list running;    // most urgent first
     uint32_t running_paused;    // how many of running are paused
     uint64_t pages_owed;        // sum over running
+    uint32_t pages_taken;       // by plans since the last sched_reserve
+    uint32_t pages_reserved;    // what it wanted free then
     struct plan_page *tables;   // owned, (seqs_max, table_pages): of those that run
     uint32_t *tables_free;      // owned, (seqs_max): from number running.count on, those that nobody has
     uint32_t table_pages;

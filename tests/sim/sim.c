@@ -87,6 +87,7 @@ void sim_open(struct sim *sim, uint64_t seed)
                                     // 0: by the cost of a step
                                     .itl_target_ns = rng_below(&sim->rng, 2) ? 0 : UINT64_MAX,
                                     .ageing_ns = 1 + rng_below(&sim->rng, 100 * NS_PER_MS)};
+    sim->reserve_max = rng_below(&sim->rng, 2) ? 0 : (uint32_t)rng_below(&sim->rng, 1 + sim->page_count / 4);
     open_world(sim);
 }
 

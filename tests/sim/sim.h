@@ -84,6 +84,7 @@ struct sim_group {
 struct sim {
     struct rng rng;
     struct sched_conf conf;
+    uint32_t reserve_max; // of sched_reserve
     struct plan_limits limits;
     uint32_t page_count, rank_count, group_count;
     uint32_t prompt_max;  // of this world: short prompts with long outputs make for preemptions

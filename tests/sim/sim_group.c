@@ -73,6 +73,9 @@ int sim_group_plan(struct sim *sim, uint32_t at)
     ring_publish(&group->plan_out, (uint32_t)bytes);
     LAW((int)group->plan.header->seq_count == seqs);
     LAW(sched_in_flight(sim->sched, at));
+    uint32_t free_count = pool_free_count(sim->pool);
+    sched_reserve(sim->sched, sim->reserve_max);
+    LAW(pool_free_count(sim->pool) == free_count || pool_free_count(sim->pool) <= sim->reserve_max);
     LAW(sched_plan(sim->sched, at, sim->now_ns, sim->writer) == 0); // one at a time
     group->flies = true;
     group->ran = false;

@@ -78,6 +78,30 @@ static void test_sched_lives_with_a_pool_exactly_full(void **state)
     }
 }
 
+/* Cached pages are evicted after a plan as many as it took, within what may lie free, and never more. */
+static void test_sched_reserves_what_a_step_takes(void **state)
+{
+    (void)state;
+    static struct sim sim;
+    sim_open_quiet(&sim, 40);
+    for (int i = 0; i < 4; i++) { // nine pages of each stay cached
+        (void)sim_submit(&sim, i, 20 * (uint32_t)i, 150, 1);
+        while (sim_step_quiet(&sim) > 0) continue;
+    }
+    assert_int_equal(prefix_idle_count(sim.prefix), 36);
+    sim.reserve_max = 3;
+    struct sim_client *client = sim_submit(&sim, 4, 90, 100, 1);
+    assert_int_equal(sim_step_quiet(&sim), 1); // 64 rows, the four pages that were free
+    assert_int_equal(prefix_evictions(sim.prefix), 3);
+    assert_int_equal(pool_free_count(sim.pool), 3);
+    sim.reserve_max = 0;
+    assert_int_equal(sim_step_quiet(&sim), 1); // the three
+    assert_false(client->live);
+    assert_int_equal(prefix_evictions(sim.prefix), 3);
+    assert_int_equal(pool_free_count(sim.pool), 1); // its last was not full
+    sim_close(&sim);
+}
+
 static void pause_client(struct sim *sim, struct sim_client *client, bool paused)
 {
     client->paused = paused;
@@ -194,6 +218,7 @@ int main(void)
         cmocka_unit_test(test_sched_keeps_one_copy_of_duplicates),
         cmocka_unit_test(test_sched_lives_with_a_pool_exactly_full),
         cmocka_unit_test(test_sched_takes_no_page_from_the_planned),
+        cmocka_unit_test(test_sched_reserves_what_a_step_takes),
         cmocka_unit_test(test_sched_paused_give_way),
         cmocka_unit_test(test_sched_groups_work_beside_each_other),
         cmocka_unit_test(test_sched_groups_share_what_they_compute),
