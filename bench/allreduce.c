@@ -4,9 +4,9 @@
  *   allreduce [--ranks N] [--rounds N]              # ours alone
  *   mpirun -n N bench/allreduce [--rounds N]        # and MPI's, where this was built with it
  *
- * For results of 256 bytes to 4 MiB, microseconds of rank 0, which waits for the others in each call: median and best of the
- * rounds, MPI's median over ours, and the share of the copy bandwidth that the sum has (it writes and reads the result
- * once for each rank):
+ * For results of 256 bytes to 4 MiB, microseconds of rank 0, which waits for the others in each call: median and best
+ * of the rounds, MPI's median over ours, and the share of the copy bandwidth that the sum has (it writes and reads
+ * the result once for each rank):
  *
  *   gather      each rank writes its part into the segment, a barrier, each copies all of it out: what MPI_Allgather
  *               promises, not what the model does. Two copies of the segment in turn
@@ -105,8 +105,8 @@ static void add_two(float *restrict sum, const float *restrict a, const float *r
     for (uint32_t i = 0; i < cols; i++) sum[i] = a[i] + b[i];
 }
 
-/* Lines that others have read are theirs too. Those of the next call, which all have left behind them, are asked for while
- * this one's are read. */
+/* Lines that others have read are theirs too. Those of the next call, which all have left behind them, are asked for
+ * while this one's are read. */
 static void claim(const float *x, uint32_t cols)
 {
     enum { CLAIMED = 1024 }; // beyond it stores do not wait

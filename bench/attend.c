@@ -6,10 +6,11 @@
  *          [--shared N] [--huge] [--cpu] [--pin]
  *
  * A round attends once in every layer: --rows new rows of each of --seqs sequences that end at --context. Pages
- * are dealt out in a random order; the first --shared tokens of all sequences lie in the same ones. Prints one line of CSV: microseconds of a round (median, best), GB/s of
- * pages read (each key and value once a round), GMAC/s of the products that causality asks for - both as if there
- * was no --window -, and a hash of the results, which two builds with the same order of sums share. --huge asks
- * for huge pages; --cpu counts the process's CPU time instead of the clock; --pin gives each thread a core. */
+ * are dealt out in a random order; the first --shared tokens of all sequences lie in the same ones. Prints one line
+ * of CSV: microseconds of a round (median, best), GB/s of pages read (each key and value once a round), GMAC/s of the
+ * products that causality asks for - both as if there was no --window -, and a hash of the results, which two builds
+ * with the same order of sums share. --huge asks for huge pages; --cpu counts the process's CPU time instead of the
+ * clock; --pin gives each thread a core. */
 #define _GNU_SOURCE
 #include <math.h>
 #include <stdlib.h>

@@ -20,8 +20,8 @@ struct machine_peaks machine_peaks(uint32_t threads, double seconds);
 
 enum machine_unit { MACHINE_INT8, MACHINE_F32 };
 
-/* A little of what int8_dot or f32_fma measure, some 40 us, by the calling thread; the multiply-adds in it, 0 where there is
- * no such instruction. */
+/* A little of what int8_dot or f32_fma measure, some 40 us, by the calling thread; the multiply-adds in it, 0 where
+ * there is no such instruction. */
 void machine_piece(enum machine_unit unit);
 double machine_piece_macs(enum machine_unit unit);
 

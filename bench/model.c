@@ -26,7 +26,8 @@
  * `of_one`, the median over the rounds of the one's time / theirs. --beside (of one process): after each round the same
  * threads read READ_MIB of memory with plain loads, and repeat the instructions of the int8 and of the f32 peak, some
  * 10 ms each. Columns: these paces (medians), and `share_now` and `of_now`: share and of_bound by the paces of a round
- * (medians of the rounds). Other users of the machine slow both; share and of_bound are by what it gives at its best. */
+ * (medians of the rounds). Other users of the machine slow both; share and of_bound are by what it gives at its best.
+ */
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>

@@ -32,8 +32,8 @@ void trace_free(struct trace *trace);                                       // a
 struct replay_conf {
     uint32_t page_count; // of the pool
     enum leaves_order order;
-    /* How long a request holds its pages: its prompt's tokens that were not cached, and its output's. Both 0: it is over
-     * before the next arrives. */
+    /* How long a request holds its pages: its prompt's tokens that were not cached, and its output's. Both 0: it is
+     * over before the next arrives. */
     uint64_t prompt_token_ns, output_token_ns;
 };
 

@@ -6,10 +6,10 @@
  * A step is all that the daemon does for it between one answer and the next order, but the rings' counters: sched_plan,
  * writing the order into its slot, copying the answer out of its own, verifying it, sched_complete.
  * Verifying the order and making the answer up is the worker's part. What is done once a sequence and not once a step,
- * sched_submit and sched_remove, is told beside it, and so is sched_reserve, which runs while the workers do. Every sequence that
- * ends is followed by a new one, so that as many run and wait all the time, with prompts of --context tokens on
- * average, a quarter of which begin with one of eight shared prefixes. Two kinds of load: places are what is scarce, or
- * pages, where in every step the first that waits is looked at and some more after it.
+ * sched_submit and sched_remove, is told beside it, and so is sched_reserve, which runs while the workers do. Every
+ * sequence that ends is followed by a new one, so that as many run and wait all the time, with prompts of --context
+ * tokens on average, a quarter of which begin with one of eight shared prefixes. Two kinds of load: places are what
+ * is scarce, or pages, where in every step the first that waits is looked at and some more after it.
  *
  * Lookup: chain keys and index, a token, over prompts of 4,000 tokens that are all in the cache. Zero hits: what the
  * cache costs for a token of prompts that nobody shares - its part of a key, a lookup in vain, a seal, and later an

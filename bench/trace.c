@@ -3,9 +3,10 @@
  *
  *   trace --trace FILE [--capacity LIST] [--prompt-rate TOKENS_S] [--output-ms MS]
  *
- * For each capacity, in blocks of the trace: blocks found by least recently used, by Kvasir's order, and by an order that
- * knows the future, all with a request over before the next arrives; the share of the gap closed; then the first two
- * with a model of time, in which running requests hold their pages. Nanoseconds are of the whole replay for a block. */
+ * For each capacity, in blocks of the trace: blocks found by least recently used, by Kvasir's order, and by an order
+ * that knows the future, all with a request over before the next arrives; the share of the gap closed; then the first
+ * two with a model of time, in which running requests hold their pages. Nanoseconds are of the whole replay for a
+ * block. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -97,8 +97,8 @@ void engine_remove(struct engine *engine, uint64_t seq_id);
 void engine_pause(struct engine *engine, uint64_t seq_id, bool paused);
 uint32_t
 engine_cache_clear(struct engine *engine); // frees every cached page that no sequence holds. -> how many
-/* Keeps the whole pages of these tokens in the cache; again and again is once. salt as in engine_submit. -ENOENT: they are not
- * all there; ERR_LIMIT: more than engine_pin_limit in all. */
+/* Keeps the whole pages of these tokens in the cache; again and again is once. salt as in engine_submit. -ENOENT:
+ * they are not all there; ERR_LIMIT: more than engine_pin_limit in all. */
 int engine_pin(struct engine *engine, struct hash128 salt, const uint32_t *tokens, uint32_t token_count);
 uint32_t engine_pin_limit(const struct engine *engine);    // pages that may be pinned
 uint32_t engine_pinned_count(const struct engine *engine); // that are

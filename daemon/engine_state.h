@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* engine_state - what the files of the engine share: engine.c makes it, frees it and takes requests; engine_step.c plans
- * steps, takes their answers and hears of the groups. Nobody else includes this. */
+/* engine_state - what the files of the engine share: engine.c makes it, frees it and takes requests; engine_step.c
+ * plans steps, takes their answers and hears of the groups. Nobody else includes this. */
 #ifndef KVASIR_DAEMON_ENGINE_STATE_H
 #define KVASIR_DAEMON_ENGINE_STATE_H
 

@@ -194,8 +194,9 @@ static void completions_pop(struct engine_group *at)
 
 /* ---- the groups' callbacks ---- */
 
-/* Nothing is planned before a worker is ready, so that no adopted page is read before this. A build may also be replaced
- * while we live: then sequences compute anew what the one before had computed. No other group has a step in flight. */
+/* Nothing is planned before a worker is ready, so that no adopted page is read before this. A build may also be
+ * replaced while we live: then sequences compute anew what the one before had computed. No other group has a step in
+ * flight. */
 static void producer_take(struct engine *engine, uint64_t producer)
 {
     uint32_t pool_count = 0, tier_count = 0;
@@ -210,8 +211,8 @@ static void producer_take(struct engine *engine, uint64_t producer)
         engine->conf.callbacks->on_foreign(engine->conf.owner, pool_count, tier_count);
 }
 
-/* Whether no worker that computes gives other bits than this one, which comes from the program as it is now: those of an
- * older one are replaced, and the last of them that dies lets this one in. */
+/* Whether no worker that computes gives other bits than this one, which comes from the program as it is now: those of
+ * an older one are replaced, and the last of them that dies lets this one in. */
 static bool producer_agreed(struct engine_group *at, uint64_t producer)
 {
     struct engine *engine = at->engine;

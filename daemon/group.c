@@ -90,8 +90,8 @@ static void process_exited(struct process *process, int status, int signal);
 static void backoff_over(uv_timer_t *timer);
 
 /* What a worker may see of our environment: nothing but what it is documented to read. Nothing of a batch system
- * (SLURM_*, PMI_*) on one host: mpirun would take its hosts and slots from there, and srun to start ranks. On several it
- * shall. */
+ * (SLURM_*, PMI_*) on one host: mpirun would take its hosts and slots from there, and srun to start ranks. On several
+ * it shall. */
 static void environment_fill(bool is_spread, char **envp, size_t count)
 {
     static const char *const names[] = {

@@ -6,8 +6,8 @@
  *      +--> FAILED
  *
  * Started, watched (pidfd) and restarted as a unit. One rank is exec'd directly; of several the child is mpirun (which
- * the worker program becomes: --launch), and whatever goes wrong with it or any of them ends all (ranks.h). Wakes of the link arrive on a thread that does nothing but
- * futex_wait and uv_async_send. Callbacks come on the loop. */
+ * the worker program becomes: --launch), and whatever goes wrong with it or any of them ends all (ranks.h). Wakes of
+ * the link arrive on a thread that does nothing but futex_wait and uv_async_send. Callbacks come on the loop. */
 #ifndef KVASIR_DAEMON_GROUP_H
 #define KVASIR_DAEMON_GROUP_H
 

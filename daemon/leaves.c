@@ -26,8 +26,8 @@ struct leaf {       // of every page
 };
 static_assert(TENANTS_MAX < 256, "leaf.tenant");
 
-/* What the order of a leaf is by lies in the heap itself: a comparison then looks at nothing of the page, which would be
- * three cache misses. */
+/* What the order of a leaf is by lies in the heap itself: a comparison then looks at nothing of the page, which would
+ * be three cache misses. */
 struct item {
     uint64_t rank; // its level, then its index as last seen: rank_of
     uint64_t last_use_ns;

@@ -2,9 +2,9 @@
 /* leaves - the pages that may be evicted, in the order in which they leave.
  *
  * Heaps of the leaves: SEALED pages with refcount 0 and child_count 0; only the prefix index uses it. The order is by
- * the level of retain.h, the learnt index of reuse.h, then by the time of the last use. An index changes while its page waits. So the pages
- * of a heap are visited in turn, some at each eviction, and the page on top once more before it leaves: what is on
- * top is the least up to changes of the last few evictions.
+ * the level of retain.h, the learnt index of reuse.h, then by the time of the last use. An index changes while its
+ * page waits. So the pages of a heap are visited in turn, some at each eviction, and the page on top once more before
+ * it leaves: what is on top is the least up to changes of the last few evictions.
  *
  * Pages belong to tenants. Tenants may have a share: of one that has no more pages than its share, no page leaves for
  * another tenant, unless nobody minds (leaves_first_of_all).
@@ -41,8 +41,8 @@ void leaves_expire(struct leaves *leaves, uint64_t now_ns); // hints whose time 
 int leaves_retain(struct leaves *leaves, uint32_t tenant_count, uint32_t limit);
 uint32_t leaves_retained_count(const struct leaves *leaves);
 
-/* Tenants 1..tenant_count have a share of share_pages each, all others are tenant 0 together, which has none. Before any page is let go of. -ENOMEM,
- * ERR_LIMIT: more than TENANTS_MAX or than the pool has. */
+/* Tenants 1..tenant_count have a share of share_pages each, all others are tenant 0 together, which has none. Before
+ * any page is let go of. -ENOMEM, ERR_LIMIT: more than TENANTS_MAX or than the pool has. */
 int leaves_share(struct leaves *leaves, uint32_t tenant_count, uint32_t share_pages);
 /* The SEALED page belongs to this tenant from now on; one without a share: 0. */
 void leaves_give(struct leaves *leaves, uint32_t page_idx, uint32_t tenant);
@@ -56,8 +56,8 @@ uint32_t leaves_first_of_all(struct leaves *leaves); // whatever the shares are
 /* Pages that nobody holds, but which are kept from a tenant by the shares of others. */
 uint32_t leaves_kept_from(const struct leaves *leaves, uint32_t tenant);
 
-/* Place 0: the page that leaves next where nobody has a share, as far as it is known before it is asked for; 1 and 2: those
- * of which one follows it. PAGE_NONE: there is none. */
+/* Place 0: the page that leaves next where nobody has a share, as far as it is known before it is asked for; 1 and 2:
+ * those of which one follows it. PAGE_NONE: there is none. */
 uint32_t leaves_near(const struct leaves *leaves, uint32_t place);
 /* Asks for the memory that sealing or updating the page of this key will touch. */
 void leaves_prefetch(const struct leaves *leaves, uint32_t page_idx, struct hash128 key);

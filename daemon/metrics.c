@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Names, labels and bucket lists are vLLM's (its metrics documentation and /metrics output), the deprecated
  * ones that routers still read included; what vLLM has no name for is under "kvasir:". Every series carries
- * model_name and engine, since selectors of dashboards and autoscalers name them: what is a group's own has a series for
- * each, and all that the groups share is engine="0"'s, so that sums over engines are what they are with one. */
+ * model_name and engine, since selectors of dashboards and autoscalers name them: what is a group's own has a series
+ * for each, and all that the groups share is engine="0"'s, so that sums over engines are what they are with one. */
 #include "daemon/metrics.h"
 
 #include <errno.h>

@@ -49,9 +49,9 @@ int offload_new(const struct offload_conf *conf, struct offload **ret_offload);
 /* Writes what is queued, for FLUSH_NS_MAX at most, gives back what it holds, closes the tier, then calls on_freed. */
 void offload_free(struct offload *offload, void (*on_freed)(void *arg), void *arg);
 
-/* Which bits are in the pool from now on: those of pages in the tier that may come in, and of what goes out. Queues what
- * is sealed already, as an adopted pool's is. Whoever changes it has emptied the pool, and abandoned what is read. -> pages of
- * other producers in the tier, which are not found. */
+/* Which bits are in the pool from now on: those of pages in the tier that may come in, and of what goes out. Queues
+ * what is sealed already, as an adopted pool's is. Whoever changes it has emptied the pool, and abandoned what is
+ * read. -> pages of other producers in the tier, which are not found. */
 uint32_t offload_begin(struct offload *offload, uint64_t producer);
 void offload_sealed(struct offload *offload, uint32_t page_idx); // queues it; after offload_begin
 /* True: pages that this prompt begins with are being read; on_fetched follows, also when none could be. */

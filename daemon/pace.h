@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* pace - how many rows of prompts a step takes, and who gets them.
  *
- * Rows. Where nobody decodes a step takes all it may, within PACE_STEP_NS_MAX: whoever comes, or is cancelled, waits for
- * the end of a step, and at long contexts all rows would take seconds, while PACE_STEP_ROWS_MIN are computed nearly as
- * fast each. Where somebody does, every row of a prompt makes its tokens come
- * later. So a step takes as many rows as keep its predicted time within a target: what the operator set, or a stretch of
- * what the decodes alone would take. The stretch is by shares of the machine for everybody who wants it: where w
- * sequences wait for their first token, which counts PACE_FIRST_WEIGHT times, and d for their next, it is
- * (PACE_FIRST_WEIGHT * w + d) / d, from PACE_STRETCH up to what PACE_STEP_NS_MAX allows. So one long prompt hardly slows
- * eight streams, and thirty requests that come at once are not held up by the first two of them that decode. Three
- * bounds beside it:
+ * Rows. Where nobody decodes a step takes all it may, within PACE_STEP_NS_MAX: whoever comes, or is cancelled, waits
+ * for the end of a step, and at long contexts all rows would take seconds, while PACE_STEP_ROWS_MIN are computed
+ * nearly as fast each. Where somebody does, every row of a prompt makes its tokens come later. So a step takes as
+ * many rows as keep its predicted time within a target: what the operator set, or a stretch of what the decodes alone
+ * would take. The stretch is by shares of the machine for everybody who wants it: where w sequences wait for their
+ * first token, which counts PACE_FIRST_WEIGHT times, and d for their next, it is (PACE_FIRST_WEIGHT * w + d) / d,
+ * from PACE_STRETCH up to what PACE_STEP_NS_MAX allows. So one long prompt hardly slows eight streams, and thirty
+ * requests that come at once are not held up by the first two of them that decode. Three bounds beside it:
  *   - prompts get on: as many rows as give them a share of their speed alone (PACE_SPEED_MIN, or less under a target set
  *     by hand), whatever that costs;
  *   - under the automatic target a prompt that is nearly done may be finished at once, if the step then takes no more
@@ -19,8 +18,8 @@
  *   - before anything was measured a step takes all it may.
  *
  * Shares. A quarter of the rows goes to the first in the scheduler's order, so that no stream of short prompts holds it
- * up; a quarter to whoever waits longest for rows, so that each of n prompts gets some within n steps; the rest to those
- * with the least left, so that short prompts overtake long ones. At least a row each for the first two.
+ * up; a quarter to whoever waits longest for rows, so that each of n prompts gets some within n steps; the rest to
+ * those with the least left, so that short prompts overtake long ones. At least a row each for the first two.
  *
  * Chunks never change a token's bits, so any division is allowed. Pure; no clock. */
 #ifndef KVASIR_DAEMON_PACE_H

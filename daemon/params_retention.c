@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* params_retention - how long what a request leaves in the cache is worth keeping, in the words that clients have for it:
+/* params_retention - how long what a request leaves in the cache is worth keeping, in the words that clients have for
+ * it:
  *
  *   prompt_cache_retention     OpenAI: "in_memory" (or "in-memory") says nothing new, "24h" keeps the prompt for a day
  *   cache_control              Anthropic: {"type": "ephemeral", "ttl": "5m" | "1h"}, of the request or of a part of a

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* pinned - the prefixes that the operator has kept in the cache (--cache-pin), from their files to pinned pages.
  *
- * A file is a prompt: one that ends in .json is the body of a chat or completion request, of which what makes the prompt
- * counts (messages, prompt, chat_template_kwargs, add_generation_prompt, cache_salt); any other is text as /v1/completions
- * takes it. For a chat no generation prompt is added unless the file asks for one: a system message alone is the front of
- * every conversation that begins with it. Only whole pages are pinned. API keys never share pages, so each has its own.
+ * A file is a prompt: one that ends in .json is the body of a chat or completion request, of which what makes the
+ * prompt counts (messages, prompt, chat_template_kwargs, add_generation_prompt, cache_salt); any other is text as
+ * /v1/completions takes it. For a chat no generation prompt is added unless the file asks for one: a system message
+ * alone is the front of every conversation that begins with it. Only whole pages are pinned. API keys never share
+ * pages, so each has its own.
  *
  * What is not in the cache is computed, one prefix after another, as a request of the lowest priority that runs for one
  * token. Loop thread only. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* See ranks.h. One epoll descriptor holds all pidfds, and is what the loop polls: one handle for any number of ranks.
  *
- * A step counts as stuck after STUCK_NS_MIN without progress; a machine that is merely slow would be killed for ever, so
- * that each such end doubles the time for the next, until a step is answered. */
+ * A step counts as stuck after STUCK_NS_MIN without progress; a machine that is merely slow would be killed for ever,
+ * so that each such end doubles the time for the next, until a step is answered. */
 #include "daemon/ranks.h"
 
 #include <errno.h>

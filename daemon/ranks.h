@@ -37,8 +37,8 @@ struct ranks_conf {
 };
 
 int ranks_new(const struct ranks_conf *conf, struct ranks **ret_ranks, struct err *err);
-/* No rank is alive and ranks_rest was called, or it never began. Frees when the loop has closed its handles. Removes the
- * segment's name and the directory. */
+/* No rank is alive and ranks_rest was called, or it never began. Frees when the loop has closed its handles. Removes
+ * the segment's name and the directory. */
 void ranks_free(struct ranks *ranks, void (*on_freed)(void *owner));
 
 /* Before a life: a fresh exchange, an empty directory, and the watch from here on. mpirun_pid follows when it runs. */

@@ -30,8 +30,8 @@ struct entry {
 };
 static_assert(sizeof(struct entry) == 8, "a cache line holds eight");
 
-/* Of the table, whose places are as random as the keys: the log, of which each look is one more cache miss, is looked at
- * only where the upper half of the key is the same. */
+/* Of the table, whose places are as random as the keys: the log, of which each look is one more cache miss, is looked
+ * at only where the upper half of the key is the same. */
 struct logged {
     uint32_t key_high;
     int32_t at; // place in the log, or NOT_LOGGED

@@ -14,23 +14,23 @@
  * in it is
  *      due = arrival + priority * ageing           (priority: lower is more urgent; ageing: time that makes up for 1)
  * which never changes: waiting makes all of them more urgent at the same pace, and one that was preempted or runs keeps
- * what it earned. So a sequence of priority p that arrived at a comes in no later than one of the most urgent priority in
- * use, q, would that arrived at a + (p - q) * ageing: the bound of what priorities can cost it, at most
- * 2 * SCHED_PRIORITY_MAX * ageing.
+ * what it earned. So a sequence of priority p that arrived at a comes in no later than one of the most urgent
+ * priority in use, q, would that arrived at a + (p - q) * ageing: the bound of what priorities can cost it, at most 2
+ * * SCHED_PRIORITY_MAX * ageing.
  *
- * When a page is needed and none can be evicted, a paused sequence or else the last in the order that is not in the plan
- * is preempted; no sequence is admitted in that step. A waiting sequence that is first and does not fit has those
- * preempted that have a lower priority and come after it, when their going is enough, and comes in with the next step:
- * it starts within two steps. Preempted ones leave their sealed pages in the cache, used last of all, and resume by a
- * prefix hit: they compute again what was evicted meanwhile and the page that was not full. One that does not fit yet is
- * overtaken by smaller ones at most SCHED_OVERTAKES_MAX times, and not for longer than SCHED_OVERTAKE_NS. A waiting
- * sequence whose next page another is just computing waits for it rather than compute it too, and holds up nobody
- * meanwhile (sched_share.c). Paused sequences give way to all that wait, so that clients that do not read cannot hold up
- * those that do. The first in the order always gets on.
+ * When a page is needed and none can be evicted, a paused sequence or else the last in the order that is not in the
+ * plan is preempted; no sequence is admitted in that step. A waiting sequence that is first and does not fit has
+ * those preempted that have a lower priority and come after it, when their going is enough, and comes in with the
+ * next step: it starts within two steps. Preempted ones leave their sealed pages in the cache, used last of all, and
+ * resume by a prefix hit: they compute again what was evicted meanwhile and the page that was not full. One that does
+ * not fit yet is overtaken by smaller ones at most SCHED_OVERTAKES_MAX times, and not for longer than
+ * SCHED_OVERTAKE_NS. A waiting sequence whose next page another is just computing waits for it rather than compute it
+ * too, and holds up nobody meanwhile (sched_share.c). Paused sequences give way to all that wait, so that clients
+ * that do not read cannot hold up those that do. The first in the order always gets on.
  *
- * Groups. Pages, order and everything above are one for all groups. A sequence that runs is a group's, and is planned in
- * that group's steps only; between two of them it may become another's (sched_group.c). What a step in flight reads or
- * writes is nobody else's meanwhile: its sequences are not preempted, and every page of theirs is held.
+ * Groups. Pages, order and everything above are one for all groups. A sequence that runs is a group's, and is planned
+ * in that group's steps only; between two of them it may become another's (sched_group.c). What a step in flight
+ * reads or writes is nobody else's meanwhile: its sequences are not preempted, and every page of theirs is held.
  *
  *   I1: a running sequence holds ceil(k / PAGE_TOKENS) pages for some k >= computed; its first
  *       computed / PAGE_TOKENS pages are SEALED and held once by it, the others FILLING.
@@ -157,8 +157,8 @@ void sched_pause(struct sched *sched, uint64_t seq_id, bool paused);
  * sched_distrust. -> sequences planned; 0: nothing to do, or its step is in flight. A plan may give sequences to groups
  * that have no step in flight: plan those too. */
 int sched_plan(struct sched *sched, uint32_t group, uint64_t now_ns, struct plan_writer *writer);
-/* Evicts until as many pages are free as the last plans took, or pages_max: what the next plan would do otherwise while its
- * worker waits for it. Called once a plan is sent. */
+/* Evicts until as many pages are free as the last plans took, or pages_max: what the next plan would do otherwise
+ * while its worker waits for it. Called once a plan is sent. */
 void sched_reserve(struct sched *sched, uint32_t pages_max);
 bool sched_in_flight(const struct sched *sched, uint32_t group);
 bool sched_flies_any(const struct sched *sched); // a step of some group is in flight
@@ -181,18 +181,20 @@ uint64_t sched_deadline_next(const struct sched *sched);
  * owner removes them. -> that many SCHED_EXPIRED events, at most 2 * seqs_max: call again until there are none. */
 int sched_expire(struct sched *sched, uint64_t now_ns, struct sched_event *events);
 /* The worker refused the group's step in flight because these sealed pages (page_count of the plan's checks) are not
- * what was sealed: they and what descends from them are dropped, sequences that held any wait in their place of the order
- * and compute them anew. Other groups may be reading them: then nothing is planned until their steps have ended, of which
- * nothing is taken, and the pages are dropped after the last (sched_is_barred). No event, no loss. -> pages dropped now. */
+ * what was sealed: they and what descends from them are dropped, sequences that held any wait in their place of the
+ * order and compute them anew. Other groups may be reading them: then nothing is planned until their steps have
+ * ended, of which nothing is taken, and the pages are dropped after the last (sched_is_barred). No event, no loss. ->
+ * pages dropped now. */
 int sched_corrupt(struct sched *sched, uint32_t group, uint64_t now_ns, const struct plan_page *pages,
                   uint32_t page_count);
 /* Bad pages are to be dropped once no step is in flight: nobody else may hold them then. */
 bool sched_is_barred(const struct sched *sched);
 /* The group's worker died, and may have written anywhere: every sealed page is checked before it is read again, what
- * other groups' steps have just read counts as not read, and what the group had goes to those that live. Its step is not
- * in flight any more. */
+ * other groups' steps have just read counts as not read, and what the group had goes to those that live. Its step is
+ * not in flight any more. */
 void sched_distrust(struct sched *sched, uint32_t group);
-/* After sched_distrust: part-filled pages, which have no checksum, may be damaged. What is in them is computed again. */
+/* After sched_distrust: part-filled pages, which have no checksum, may be damaged. What is in them is computed again.
+ */
 void sched_refill(struct sched *sched);
 /* What is cached counts no more: every running sequence waits in its place of the order and computes all of it anew.
  * No step of any group is in flight. -> pages dropped. */

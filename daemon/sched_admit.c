@@ -83,8 +83,8 @@ static uint64_t pages_available(const struct sched *sched, const struct seq *seq
 enum look { LOOK_FITS, LOOK_SHORT, LOOK_HELD };
 
 /* Whether pages for all its tokens are there, beside those owed to the running ones; or whether it waits for pages that
- * another computes, and has left the order. As long as hits is not asked for again (look_step) a prompt is not looked up
- * that would not fit with the pages it had in the cache last time. */
+ * another computes, and has left the order. As long as hits is not asked for again (look_step) a prompt is not looked
+ * up that would not fit with the pages it had in the cache last time. */
 static enum look pages_look(struct step *step, uint32_t slot, uint64_t *ret_spare)
 {
     struct sched *sched = step->sched;

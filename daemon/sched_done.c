@@ -25,8 +25,8 @@ static bool fills(const struct seq *seq)
     return (seq->computed + seq->rows_in_flight) / PAGE_TOKENS > seq->computed / PAGE_TOKENS;
 }
 
-/* Key of its page number `page`, whose parent is sealed. The parent's descriptor is looked at anyway, and a sequence's own
- * keys are memory that nothing else of a page of output leads to. */
+/* Key of its page number `page`, whose parent is sealed. The parent's descriptor is looked at anyway, and a
+ * sequence's own keys are memory that nothing else of a page of output leads to. */
 static struct hash128 page_key(const struct sched *sched, const struct seq *seq, uint32_t page)
 {
     if (page < seq->key_count) return seq->keys[page];
@@ -45,8 +45,8 @@ static struct seq *verify_prefetch(const struct sched *sched, const struct done_
     return &sched->seqs[slot];
 }
 
-/* What sealing a page of a sequence will touch, in four turns: the line and then the arrays that lead to it, the page, and
- * what is found by its key. */
+/* What sealing a page of a sequence will touch, in four turns: the line and then the arrays that lead to it, the
+ * page, and what is found by its key. */
 enum seal_turn { SEAL_LINE, SEAL_ARRAYS, SEAL_PAGE, SEAL_KEY };
 
 static void seal_prefetch(const struct sched *sched, struct seq *seq, uint32_t page, enum seal_turn turn)

@@ -2,10 +2,10 @@
 /* sched_group - in whose steps a sequence is.
  *
  * Workers keep nothing between plans, so any group computes any sequence and the answer is the same. Whoever comes in
- * becomes the group's that has the fewest of those whose next step can begin now. Before each plan the groups are evened
- * out, the last in the order first: from those whose worker is gone, and from those that have two more than another.
- * A sequence in flight stays; so does a suspect, whose rows may be what kills workers: one group that dies of it is
- * enough. */
+ * becomes the group's that has the fewest of those whose next step can begin now. Before each plan the groups are
+ * evened out, the last in the order first: from those whose worker is gone, and from those that have two more than
+ * another. A sequence in flight stays; so does a suspect, whose rows may be what kills workers: one group that dies
+ * of it is enough. */
 #include <errno.h>
 #include <stdlib.h>
 

@@ -5,7 +5,8 @@
  *
  * 0. A sequence that the worker may have died of is planned alone, before any other.
  * 1. If the first of those that wait has a higher priority and does not fit, others make way (sched_admit.c).
- * 2. The most urgent that is neither paused nor in a step gets a place for a row, whoever has to go for it, and then the
+ * 2. The most urgent that is neither paused nor in a step gets a place for a row, whoever has to go for it, and then
+ * the
  *    most urgent of this group.
  * 3. Each running sequence with one row left gets it (decode), most urgent first.
  * 4. If nobody was preempted, waiting sequences are admitted while they fit (sched_admit.c). Paused ones give way.

@@ -4,8 +4,8 @@
  * Whoever comes in promises the full pages of its tokens that are not in the cache: a table of chain keys, each with
  * the sequence that will seal it first. A candidate whose next page is promised is held: it leaves the order, so that
  * nobody behind it waits, and comes back when the last promised page that it wants is sealed, or as soon as the promise
- * is broken: the other one ended, was preempted, paused, or had no row for SHARE_STEPS steps. A sequence is held at most
- * SHARE_HOLDS times, never by one of lower priority, and those that hold others run: so holding ends.
+ * is broken: the other one ended, was preempted, paused, or had no row for SHARE_STEPS steps. A sequence is held at
+ * most SHARE_HOLDS times, never by one of lower priority, and those that hold others run: so holding ends.
  *
  * A wrong match of keys could only cost time: what is held is looked up again when it comes back. */
 #include <errno.h>

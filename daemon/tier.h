@@ -6,9 +6,9 @@
  * is offload.c's matter. Nothing in it is trusted: a page counts when its token ids, its parent's key, its producer
  * and the checksum of its payload are those asked for.
  *
- * find, reserve, commit, drop, count, stats and close are for the loop thread and quick. read and write take their time, are
- * for any thread, several at once on different places, and touch nothing that the others do: a place is written
- * between reserve and commit, and what is read from one that is being written fails its checksum. */
+ * find, reserve, commit, drop, count, stats and close are for the loop thread and quick. read and write take their
+ * time, are for any thread, several at once on different places, and touch nothing that the others do: a place is
+ * written between reserve and commit, and what is read from one that is being written fails its checksum. */
 #ifndef KVASIR_DAEMON_TIER_H
 #define KVASIR_DAEMON_TIER_H
 

@@ -187,8 +187,8 @@ static int32_t least_status(const struct dist *dist)
     return least;
 }
 
-/* What the other hosts' leaders and ours did, for all ranks of this host. hosts_r: of our leader; the others, who wait for
- * it, bring 0; spinning spin_ns_max at most before they sleep. -> the least status that any brought. */
+/* What the other hosts' leaders and ours did, for all ranks of this host. hosts_r: of our leader; the others, who
+ * wait for it, bring 0; spinning spin_ns_max at most before they sleep. -> the least status that any brought. */
 static int meet_hosts(struct dist *dist, int hosts_r, int32_t status, uint64_t *spin_ns, uint64_t spin_ns_max)
 {
     struct exchange_cell *leader = &dist->cells[0];
@@ -262,9 +262,9 @@ void dist_op_begin(struct dist *dist)
     dist->op++;
 }
 
-/* Nobody is at another op than we: the next begins behind a barrier to which we come when this one has no piece left. So a
- * word of another op is one that nobody took from yet. All relaxed: what pieces read lies behind the barrier before, what
- * they wrote before the next one. */
+/* Nobody is at another op than we: the next begins behind a barrier to which we come when this one has no piece left.
+ * So a word of another op is one that nobody took from yet. All relaxed: what pieces read lies behind the barrier
+ * before, what they wrote before the next one. */
 bool dist_piece_take(struct dist *dist, uint32_t local, uint32_t lane, uint32_t piece_count,
                      uint32_t *ret_piece)
 {

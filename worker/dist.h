@@ -34,9 +34,9 @@ struct dist_plane {
     uint32_t unit_cols, unit_bytes;
 };
 
-/* What hosts do for each other (dist_hosts.h). Called by the first rank of each host while its other ranks wait; what it
- * brings must lie in this host's segment at return. Each: 0 or a negative code, with which all calls of the host's ranks
- * fail then, for ever. */
+/* What hosts do for each other (dist_hosts.h). Called by the first rank of each host while its other ranks wait; what
+ * it brings must lie in this host's segment at return. Each: 0 or a negative code, with which all calls of the host's
+ * ranks fail then, for ever. */
 struct dist_hosts {
     void *arg; // lent until dist_close
     /* Of every row the columns [bounds[r], bounds[r + 1]) of each rank r of another host. */
@@ -99,9 +99,9 @@ int dist_agree(struct dist *dist, int status, uint32_t note_bytes);
 void *dist_note(struct dist *dist, uint32_t rank);
 
 /* An op whose outputs this host's ranks compute together, whoever of them has time: all of them begin it, in the same
- * order, and meet at a barrier before the next; each leaves with no piece untaken. What a rank would compute alone is cut into
- * piece_count pieces, the same number in every call, in DIST_LANES ranges of neighbours. -> whether there was one left in
- * this lane of the local-th rank; then it is the caller's, any thread's. dist: not NULL. */
+ * order, and meet at a barrier before the next; each leaves with no piece untaken. What a rank would compute alone is
+ * cut into piece_count pieces, the same number in every call, in DIST_LANES ranges of neighbours. -> whether there
+ * was one left in this lane of the local-th rank; then it is the caller's, any thread's. dist: not NULL. */
 enum { DIST_LANES = EXCHANGE_LANES };
 void dist_op_begin(struct dist *dist);
 bool dist_piece_take(struct dist *dist, uint32_t local, uint32_t lane, uint32_t piece_count,

@@ -34,7 +34,8 @@ struct dist_messages {
     /* Arrays and bytes are lent until poll says done. 0, or a negative code. */
     int (*post)(void *arg, const struct dist_message *sends, uint32_t send_count,
                 struct dist_message *receives, uint32_t receive_count);
-    /* 1: all are done, sent bytes may be overwritten. 0: not yet. Negative: never; ERR_PEER for one that is too long. */
+    /* 1: all are done, sent bytes may be overwritten. 0: not yet. Negative: never; ERR_PEER for one that is too long.
+     */
     int (*poll)(void *arg);
 };
 

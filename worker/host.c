@@ -66,8 +66,8 @@ static bool is_name_of(const char *named, const char *own)
     return !is_address && len == strcspn(own, ".") && strncmp(named, own, len) == 0;
 }
 
-/* Ranks of one host share its name, and no others do; those of the daemon's host are mpirun's own children. mpirun takes
- * its own host first wherever it stands, and the others in the order given. */
+/* Ranks of one host share its name, and no others do; those of the daemon's host are mpirun's own children. mpirun
+ * takes its own host first wherever it stands, and the others in the order given. */
 static int places_verify(const struct host *host, const struct word *words, struct err *err)
 {
     const struct hosts *hosts = &host->hosts;

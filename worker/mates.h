@@ -10,8 +10,8 @@
 
 struct mates; // owns the mappings
 
-/* Behind a barrier that all ranks came to with their weights published and told of (dist_weights_tell), before the first
- * step. What cannot be mapped is said in the log. -ENOMEM. dist: not NULL. */
+/* Behind a barrier that all ranks came to with their weights published and told of (dist_weights_tell), before the
+ * first step. What cannot be mapped is said in the log. -ENOMEM. dist: not NULL. */
 int mates_attach(const struct dist *dist, struct model *model, struct mates **ret_mates, struct err *err);
 void mates_detach(struct mates *mates); // after the model; NULL is fine
 

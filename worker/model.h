@@ -29,8 +29,8 @@ struct model_conf {
 };
 
 /* What the packed weights of a file are on a machine: bytes, and a hash of everything that the packed bytes
- * depend on but the file's content: kernels, their packing, tensors, order, what of them is the shard's (NULL: all). -> 0 with *ret_bytes 0 when this
- * machine keeps weights in no kern_store; errors as of model_open. */
+ * depend on but the file's content: kernels, their packing, tensors, order, what of them is the shard's (NULL: all).
+ * -> 0 with *ret_bytes 0 when this machine keeps weights in no kern_store; errors as of model_open. */
 int model_measure(const struct gguf *gguf, const struct model_facts *facts, const struct shard *shard,
                   const struct kern_ops *ops, uint64_t *ret_bytes, struct hash128 *ret_content,
                   struct err *err);
@@ -41,9 +41,9 @@ int model_open(const struct gguf *gguf, const struct model_facts *facts, const s
                struct model **ret_model, struct err *err);
 void model_close(struct model *model); // NULL is fine
 
-/* Here lie the packed weights of another rank of this host (bytes of model_mate_bytes, its store when filled, borrowed until
- * close): from now on we take pieces of its outputs when ours are done. local: not we, below dist_local_count. Bytes 0:
- * this machine cannot. */
+/* Here lie the packed weights of another rank of this host (bytes of model_mate_bytes, its store when filled,
+ * borrowed until close): from now on we take pieces of its outputs when ours are done. local: not we, below
+ * dist_local_count. Bytes 0: this machine cannot. */
 uint64_t model_mate_bytes(const struct model *model, uint32_t local);
 void model_mate_attach(struct model *model, uint32_t local, const void *base);
 

@@ -25,8 +25,8 @@
 
 enum { ARGV_COUNT_MAX = 160, NUMBER_BYTES = 24, MESSAGE_TAG = 1, NAP_NS = 1000000 };
 
-/* A host that is silent for the sum of these is lost: mpirun ends the group then, and on that host Open MPI's daemon the
- * ranks. A connection of theirs is idle nearly always, so that this is the kernels' to find out. */
+/* A host that is silent for the sum of these is lost: mpirun ends the group then, and on that host Open MPI's daemon
+ * the ranks. A connection of theirs is idle nearly always, so that this is the kernels' to find out. */
 #define KEEPALIVE_S "3"
 #define KEEPALIVE_EACH_S "1"
 #define KEEPALIVE_COUNT "4"

@@ -27,8 +27,8 @@ struct party_conf {
 /* Before ranks are started: whether the environment says what party_join knows. ERR_CONFIG. */
 int party_verify(struct err *err);
 /* Ranks of one host meet in its exchange; the first of each speaks for it to other hosts, by messages of MPI. With
- * KVASIR_DIST=mpi in the environment each is as if on a host of its own: its exchange is private, and all goes through such
- * messages - the portable path, and what the shared one is compared with. All ranks call it. */
+ * KVASIR_DIST=mpi in the environment each is as if on a host of its own: its exchange is private, and all goes
+ * through such messages - the portable path, and what the shared one is compared with. All ranks call it. */
 int party_join(const struct party_conf *conf, struct party **ret_party, struct err *err);
 void party_leave(struct party *party); // NULL is fine
 

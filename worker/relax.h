@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* relax - what a loop that spins says to the core: the other hyperthread may go on, and the loop ends without a flush. */
+/* relax - what a loop that spins says to the core: the other hyperthread may go on, and the loop ends without a
+ * flush. */
 #ifndef KVASIR_WORKER_RELAX_H
 #define KVASIR_WORKER_RELAX_H
 

@@ -10,9 +10,9 @@
  *   4 checksums of the pages that are full now, on all threads
  *   5 write the completion
  *
- * Each rank of a group does 1 to 4 for its own pages; rank 0 alone does the jobs, and 5 for all. Checksums come to it in
- * the ranks' notes (worker/dist.h): those of checked pages too, so that it judges them for all, and only its host needs
- * to know what was sealed. */
+ * Each rank of a group does 1 to 4 for its own pages; rank 0 alone does the jobs, and 5 for all. Checksums come to it
+ * in the ranks' notes (worker/dist.h): those of checked pages too, so that it judges them for all, and only its host
+ * needs to know what was sealed. */
 #include "worker/step.h"
 
 #include <errno.h>
@@ -59,8 +59,8 @@ struct step {
     uint32_t job_count;
     struct plan_page *seals; // (seals_max), pages that are full after this step
     uint32_t seal_count, seals_max;
-    /* What each rank leaves for rank 0, as many as a step seals or checks: checksums, of the pages that the plan in hand checks, then of
-     * those that are full after the step. In the exchange; own_note for a rank alone. */
+    /* What each rank leaves for rank 0, as many as a step seals or checks: checksums, of the pages that the plan in
+     * hand checks, then of those that are full after the step. In the exchange; own_note for a rank alone. */
     uint64_t *notes[RANKS_MAX];
     uint64_t *own_note; // owned
 
@@ -170,7 +170,8 @@ static void run_check(void *arg, uint32_t piece)
     step->notes[step->rank][piece] = page_hash(step, page_idx);
 }
 
-/* Rank 0, once all have hashed what is checked: the pages that are bad in at least one, into the completion. -EBADMSG. */
+/* Rank 0, once all have hashed what is checked: the pages that are bad in at least one, into the completion.
+ * -EBADMSG. */
 static int judge_checks(struct step *step, struct err *err)
 {
     const uint32_t count = step->plan.header->check_count;

@@ -2,10 +2,10 @@
 /* team - a fixed set of threads that run the pieces of one job at a time.
  *
  * Pieces are handed out one by one; the caller takes part. Each thread begins in a range of neighbours of its
- * own and takes them in order, then what others left of theirs. A thread that loses its core to another process delays only the piece it holds, so pieces should be small (some ten
- * microseconds). Waiting threads spin for a bounded time that adapts to what spinning gained lately, then
- * sleep on a futex: an idle team uses no CPU. Where the process may use fewer cores than the team has
- * threads, nobody spins.
+ * own and takes them in order, then what others left of theirs. A thread that loses its core to another process
+ * delays only the piece it holds, so pieces should be small (some ten microseconds). Waiting threads spin for a
+ * bounded time that adapts to what spinning gained lately, then sleep on a futex: an idle team uses no CPU. Where the
+ * process may use fewer cores than the team has threads, nobody spins.
  *
  * One caller at a time; a piece must not call team_run. */
 #ifndef KVASIR_WORKER_TEAM_H

@@ -27,9 +27,9 @@ uint32_t cpus_quota_milli(const char *root);
 /* "0-3,8" or "node:1" (a NUMA node's). ERR_CONFIG says what is wrong. */
 int cpus_parse(const char *root, const char *text, cpu_set_t *ret_set, struct err *err);
 
-/* Part number `part` of a set divided into `parts`, whole cores with all their hardware threads, the cores of a NUMA node
- * side by side: as many parts as nodes are the nodes, where these are equal. Parts never overlap; a set with fewer
- * cores than parts is not divided, and each part is all of it. -> whether it was divided. */
+/* Part number `part` of a set divided into `parts`, whole cores with all their hardware threads, the cores of a NUMA
+ * node side by side: as many parts as nodes are the nodes, where these are equal. Parts never overlap; a set with
+ * fewer cores than parts is not divided, and each part is all of it. -> whether it was divided. */
 bool cpus_divide(const char *root, const cpu_set_t *set, uint32_t part, uint32_t parts, cpu_set_t *ret_set);
 /* As cpus_parse reads it, "0-3,8"; cut to whole ranges where text_bytes are too few. */
 void cpus_format(const cpu_set_t *set, char *text, size_t text_bytes);

@@ -25,8 +25,8 @@ struct hosts {
 /* Counts stand at all hosts, and are rank_count together, or at none: then the ranks are shared out as even as can be,
  * the first hosts having the fewer. Each host has at least one. "" is no host. ERR_CONFIG. */
 int hosts_parse(const char *text, uint32_t rank_count, struct hosts *ret_hosts, struct err *err);
-/* Open MPI's hostfile, [text, text + len), into the form above: a host a line, "name [slots=N]", # begins a comment. What
- * else such a file may say (max_slots, names of users) is refused. out: (HOSTS_TEXT_BYTES). */
+/* Open MPI's hostfile, [text, text + len), into the form above: a host a line, "name [slots=N]", # begins a comment.
+ * What else such a file may say (max_slots, names of users) is refused. out: (HOSTS_TEXT_BYTES). */
 int hosts_file_parse(const char *text, size_t len, char *out, struct err *err);
 /* The form above, with counts. out: (HOSTS_TEXT_BYTES) */
 void hosts_print(const struct hosts *hosts, char *out);

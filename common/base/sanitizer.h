@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* sanitizer - whether this file is compiled with AddressSanitizer or ThreadSanitizer; gcc and clang say so differently. */
+/* sanitizer - whether this file is compiled with AddressSanitizer or ThreadSanitizer; gcc and clang say so
+ * differently. */
 #ifndef KVASIR_BASE_SANITIZER_H
 #define KVASIR_BASE_SANITIZER_H
 

@@ -2,9 +2,9 @@
 /* shard - which part of a model each rank of a group computes and keeps.
  *
  * Every matrix is cut by its outputs: attention by KV heads, the feed-forward by its columns, what is added to the
- * residual stream by the stream's columns, the head by tokens; a token's embedding lies with the rank that has its row of
- * the head. Shares differ by one unit at most. Where there are fewer KV heads than ranks, several ranks keep the same
- * one and share its query heads. */
+ * residual stream by the stream's columns, the head by tokens; a token's embedding lies with the rank that has its
+ * row of the head. Shares differ by one unit at most. Where there are fewer KV heads than ranks, several ranks keep
+ * the same one and share its query heads. */
 #ifndef KVASIR_GGUF_SHARD_H
 #define KVASIR_GGUF_SHARD_H
 

@@ -42,8 +42,8 @@ struct charter_answer {
 
 /* Whoever differs in this reads other bytes into it. */
 uint64_t charter_build(void);
-/* Every field: ranges, sizes, texts, and that they go together. With shape: as an agent needs it; without, as every rank
- * that was handed one. ERR_VERSION for another build's, ERR_PEER. */
+/* Every field: ranges, sizes, texts, and that they go together. With shape: as an agent needs it; without, as every
+ * rank that was handed one. ERR_VERSION for another build's, ERR_PEER. */
 int charter_verify(const struct charter *charter, struct err *err);
 int charter_verify_host(const struct charter *charter, struct err *err);
 

@@ -54,8 +54,8 @@ struct exchange_cell {
     _Atomic int32_t
         hosts_failed; // of the first rank: 0, or the code with which the messages between hosts ended
     struct wake wake; // it sleeps there
-    /* Its pieces of the op in hand, in ranges of neighbours: op << 32 | pieces taken of the range. Whoever takes one of an op
-     * first writes the op. */
+    /* Its pieces of the op in hand, in ranges of neighbours: op << 32 | pieces taken of the range. Whoever takes one
+     * of an op first writes the op. */
     _Alignas(CACHELINE_BYTES) _Atomic uint64_t lanes[EXCHANGE_LANES];
     struct hash128 weights; // where its packed weights lie for others (common/shm/weights.h), or zero
 };

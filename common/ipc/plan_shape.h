@@ -56,7 +56,8 @@ static inline struct done_shape done_shape_of(const struct done_counts *counts)
     return at;
 }
 
-/* plan_seq_filled, for loops over all sequences: a division costs as much as the rest, and pages are of a power of two. */
+/* plan_seq_filled, for loops over all sequences: a division costs as much as the rest, and pages are of a power of
+ * two. */
 static inline uint32_t plan_filled(const struct plan_seq *seq, uint32_t page_tokens, uint32_t *ret_first)
 {
     uint32_t end = seq->pos_first + seq->token_count;

@@ -66,8 +66,8 @@ struct pool_header {
     uint64_t daemon_start; // field 22 of /proc/PID/stat, clock ticks since boot
     uint64_t desc_offset, token_offset, sum_offset;
     struct pool_geometry geometry;
-    /* Which bits are in the payload, as the workers say of their kernels (kern_producer): a page is read only by kernels
-     * of the same. 0: no worker has said so yet, and nothing is SEALED. */
+    /* Which bits are in the payload, as the workers say of their kernels (kern_producer): a page is read only by
+     * kernels of the same. 0: no worker has said so yet, and nothing is SEALED. */
     uint64_t producer;
     _Alignas(CACHELINE_BYTES) uint8_t pad[CACHELINE_BYTES];
 };

@@ -55,7 +55,8 @@ int segment_unlink_all(const char *instance);
 
 /* One daemon per instance: an flock on /kvasir-<instance>-lock, held for the life of the process and
  * released by the kernel however that ends. The file holds the pid of its holder as text, for the
- * message: ERR_BUSY names it, after a wait of 50 ms, longer while it is ending. The descriptor is close-on-exec, so that a worker cannot inherit the lock. */
+ * message: ERR_BUSY names it, after a wait of 50 ms, longer while it is ending. The descriptor is close-on-exec, so
+ * that a worker cannot inherit the lock. */
 int segment_lock(const char *instance, int *ret_fd, struct err *err);
 void segment_unlock(const char *instance, int fd); // removes the name and releases; at a clean end
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* random_model - a small llama of random weights as GGUF bytes, so that tests of steps and kernels need no
- * file. Unless another shape is asked for: 2 layers, 256 wide, 8 heads of 32 over 2 kv heads, 512 feed-forward, context 512, 96 tokens, head
- * tied, q/k/v biases. */
+ * file. Unless another shape is asked for: 2 layers, 256 wide, 8 heads of 32 over 2 kv heads, 512 feed-forward,
+ * context 512, 96 tokens, head tied, q/k/v biases. */
 #ifndef KVASIR_TESTS_DATA_RANDOM_MODEL_H
 #define KVASIR_TESTS_DATA_RANDOM_MODEL_H
 

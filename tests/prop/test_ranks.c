@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The logits of a group of ranks are, bit for bit, those of one rank: the same random schedule - chunks of three
  * sequences side by side, one of them behind pages of another - runs in one process alone and then in 2, 3 and 4
- * processes over one exchange, and on two and three hosts, and the logits of all rows are compared. All levels that the machine has; types of
- * weights and of pages; KV heads that divide evenly, that do not, and that are fewer than the ranks. */
+ * processes over one exchange, and on two and three hosts, and the logits of all rows are compared. All levels that
+ * the machine has; types of weights and of pages; KV heads that divide evenly, that do not, and that are fewer than
+ * the ranks. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>

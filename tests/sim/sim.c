@@ -145,7 +145,8 @@ static void stats_take(struct sim *sim)
     sim->counts.moves += stats.moves;
 }
 
-/* The daemon is dead, its requests with it, and so are its workers. Another adopts the pool, and all that was sealed. */
+/* The daemon is dead, its requests with it, and so are its workers. Another adopts the pool, and all that was sealed.
+ */
 static void daemon_died(struct sim *sim)
 {
     for (uint32_t at = 0; at < sim->group_count; at++)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* sim - the daemon's heart in one thread: the real scheduler, prefix index, pool, plan and completion writers,
  * verifiers and rings, against a virtual clock, simulated clients and a simulated worker that dies, refuses,
- * lies and takes its time; in half of the worlds two or three of them, groups on one pool whose steps overlap. Everything
- * that happens is drawn from one seed, so that a seed is a run.
+ * lies and takes its time; in half of the worlds two or three of them, groups on one pool whose steps overlap.
+ * Everything that happens is drawn from one seed, so that a seed is a run.
  *
  * The simulated worker keeps, as payload of each position of a page, the hash of all tokens up to there, and computes
  * a row only from the position before it; a client's tokens are a function of its own history. So what must lie in

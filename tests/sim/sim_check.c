@@ -84,8 +84,8 @@ static bool has_place(const struct seq *seq)
     return seq->page_count * PAGE_TOKENS > seq->computed;
 }
 
-/* Where no target bounds a step: whoever of the group has a place for a row gets one, or all rows are given. A suspect is
- * planned alone. */
+/* Where no target bounds a step: whoever of the group has a place for a row gets one, or all rows are given. A
+ * suspect is planned alone. */
 static void check_rows(const struct sim *sim, uint32_t group, const struct plan_view *plan)
 {
     const struct sched *sched = sim->sched;
@@ -285,8 +285,8 @@ static bool page_is_there(const struct sim *sim, uint32_t page_idx, uint32_t gen
     return desc->state != PAGE_FREE && desc->generation == generation && desc->refcount > 0;
 }
 
-/* What a step in flight reads or writes is there, and stays what it was, whatever became of other groups' steps; what it
- * writes is in no other step. */
+/* What a step in flight reads or writes is there, and stays what it was, whatever became of other groups' steps; what
+ * it writes is in no other step. */
 static void check_flights(const struct sim *sim)
 {
     uint32_t writers[SEEN_PLACES] = {0};

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* hosts_rig - messages between the leaders of "hosts" that are processes of one test: struct dist_messages over socket
- * pairs. A message is its length, 8 bytes, and its bytes. A process that is not the rig's may write whatever it likes. */
+ * pairs. A message is its length, 8 bytes, and its bytes. A process that is not the rig's may write whatever it
+ * likes. */
 #ifndef KVASIR_TESTS_UNIT_HOSTS_RIG_H
 #define KVASIR_TESTS_UNIT_HOSTS_RIG_H
 

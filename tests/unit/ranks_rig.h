@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* ranks_rig - a group of ranks as forked processes over one exchange, for tests and benchmarks; or over one exchange for
- * each "host" of them, with messages between these (hosts_rig.h). A case runs in every
- * rank; its asserts end that rank only, and the parent, which waits for all, ends the others then: look() says so to
- * whoever waits. */
+/* ranks_rig - a group of ranks as forked processes over one exchange, for tests and benchmarks; or over one exchange
+ * for each "host" of them, with messages between these (hosts_rig.h). A case runs in every rank; its asserts end that
+ * rank only, and the parent, which waits for all, ends the others then: look() says so to whoever waits. */
 #ifndef KVASIR_TESTS_UNIT_RANKS_RIG_H
 #define KVASIR_TESTS_UNIT_RANKS_RIG_H
 

@@ -93,7 +93,8 @@ static void test_charter_verifies_every_part(void **state)
 #undef REFUSED
 }
 
-/* A leader in a process of its own. -> its pid; it ends with 0 where the charter was taken, else the code's exit status. */
+/* A leader in a process of its own. -> its pid; it ends with 0 where the charter was taken, else the code's exit
+ * status. */
 static pid_t leader(const struct charter *charter)
 {
     pid_t pid = fork();

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Tests of worker/dist and the exchange, on one host and on several that send messages: what a rank wrote before a barrier is what every other reads behind it, with
- * whatever delays; a rank that is killed leaves nobody waiting for longer than a look; statuses, notes and plans. Ranks
- * are processes. */
+/* Tests of worker/dist and the exchange, on one host and on several that send messages: what a rank wrote before a
+ * barrier is what every other reads behind it, with whatever delays; a rank that is killed leaves nobody waiting for
+ * longer than a look; statuses, notes and plans. Ranks are processes. */
 #include <sched.h>
 #include <setjmp.h>
 #include <signal.h>

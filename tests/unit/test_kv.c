@@ -36,8 +36,8 @@ static double length_of(const float *x, uint32_t dims)
 }
 
 /* The largest |x - got| that rounding to the type allows; for q4 of the whole vector, since its rotation spreads
- * the error of an element. A scale in f16 is off by 2^-11 of itself, at most 127 or 15 steps of it; q4 cuts its range by
- * 4 % = 0.6 steps at either end. */
+ * the error of an element. A scale in f16 is off by 2^-11 of itself, at most 127 or 15 steps of it; q4 cuts its range
+ * by 4 % = 0.6 steps at either end. */
 static void check_error(enum kern_kv type, const float *x, const float *got, uint32_t dims)
 {
     float error[256] = {0}, turned[256], most = 0, low = INFINITY, high = -INFINITY;

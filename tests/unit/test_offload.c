@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Pages between the pool and a tier that fails, waits and lies: whatever it does, a page counts only with the bytes that
- * were sealed, and every page, hold and callback is accounted for. */
+/* Pages between the pool and a tier that fails, waits and lies: whatever it does, a page counts only with the bytes
+ * that were sealed, and every page, hold and callback is accounted for. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -373,8 +373,8 @@ static void test_offload_believes_no_other_checksum(void **state)
     assert_int_equal(fetched_count, 1);
 }
 
-/* A tier that hands out other bytes than it compared: the page's checksum still is what was sealed, so the next look at it
- * finds out. What offload promises is that it is sealed under the sum of the bytes that were asked for. */
+/* A tier that hands out other bytes than it compared: the page's checksum still is what was sealed, so the next look
+ * at it finds out. What offload promises is that it is sealed under the sum of the bytes that were asked for. */
 static void test_offload_seals_under_the_sum_that_was_sealed(void **state)
 {
     (void)state;

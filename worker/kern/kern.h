@@ -105,8 +105,8 @@ struct kern_store {
     bool filled;    // the same weights lie in it, packed in the same order by equal weight_layout: only read
 };
 
-/* Work stealing between the ranks of one host, its mates: what an op adds to shared rows (kern_share) is cut into pieces, and
- * who has run its own takes what others left. A piece has the same bits whoever runs it. */
+/* Work stealing between the ranks of one host, its mates: what an op adds to shared rows (kern_share) is cut into
+ * pieces, and who has run its own takes what others left. A piece has the same bits whoever runs it. */
 struct kern_steal {
     void *arg;                 // lent until close
     uint32_t mate, mate_count; // which of them we are
@@ -200,10 +200,10 @@ struct kern_ops {
     /* What the last op that wrote to shared rows left for the other ranks. -> their number. */
     uint32_t (*planes)(const struct kern_rows *rows, struct kern_plane ret_planes[KERN_PLANES_MAX]);
 
-    /* Work stealing (kern_conf.steal): NULL in a machine that cannot. mate_weight is weight_new for what a mate packs into
-     * its store, in the same order; nothing is packed. mate_join says whose outputs stand beside ours in what an op
-     * with `weight` writes: for all mates but ourselves, before the first op. mate_attach: here lies the mate's store
-     * (mate_bytes of it, filled, borrowed until close); until then only it computes its outputs. */
+    /* Work stealing (kern_conf.steal): NULL in a machine that cannot. mate_weight is weight_new for what a mate packs
+     * into its store, in the same order; nothing is packed. mate_join says whose outputs stand beside ours in what an
+     * op with `weight` writes: for all mates but ourselves, before the first op. mate_attach: here lies the mate's
+     * store (mate_bytes of it, filled, borrowed until close); until then only it computes its outputs. */
     int (*mate_weight)(struct kern *kern, uint32_t mate, const struct kern_matrix *parts, uint32_t part_count,
                        enum kern_pack pack, struct kern_weight **ret_weight, struct err *err);
     int (*mate_join)(struct kern *kern, struct kern_weight *weight, uint32_t mate,
@@ -221,7 +221,8 @@ struct kern_ops {
                          struct kern_rows *out);
     /* qkv rows are q (head_count * head_dims), k, v (head_count_kv * head_dims each). Rotates q and k, writes
      * k and v of every row into its page, then out = causal attention of each row over its sequence. options: NULL
-     * for none. A page all of whose keys lie before the windows of all rows is not read, nor need its index be valid. */
+     * for none. A page all of whose keys lie before the windows of all rows is not read, nor need its index be valid.
+     */
     void (*attend)(struct kern *kern, uint32_t layer, const struct kern_attend_options *options,
                    struct kern_rows *qkv, const struct kern_batch *batch, struct kern_rows *out);
     /* x += W . in + bias */

@@ -123,8 +123,8 @@ static uint32_t piece_count_of(const struct project_job *job, const struct kern_
     return weight->group_count * ((job->row_count + job->rows_a_piece - 1) / job->rows_a_piece);
 }
 
-/* One of our threads: its share of our pieces, the rest of them, then what mates have left. Of theirs it begins at the far
- * end, where they come last. */
+/* One of our threads: its share of our pieces, the rest of them, then what mates have left. Of theirs it begins at
+ * the far end, where they come last. */
 static void steal_pieces(void *arg, uint32_t thread)
 {
     const struct project_job *job = arg;
